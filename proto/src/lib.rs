@@ -1,0 +1,47 @@
+//! What two nodes must agree on: the words and the rules.
+//!
+//! The words are ids, capacities, job specifications, log entries and messages, each with a versioned
+//! encoding. The rules are state machines: one input and the time go in, a list of effects comes out
+//! ([`core::Core::step`]). Nothing here waits, opens, sends, prints, asks the clock or rolls its own dice;
+//! the daemon and the simulator run the very same code.
+#![warn(missing_docs)]
+
+mod advert;
+pub mod blob;
+pub mod capacity;
+pub mod codec;
+mod coordinator;
+pub mod core;
+pub mod core_io;
+pub mod dependency;
+pub mod entry;
+pub mod event;
+pub mod explain;
+mod holders;
+pub mod id;
+pub mod job;
+mod led;
+pub mod log;
+pub mod membership;
+pub mod message;
+mod outbox;
+mod placement;
+pub mod plant;
+mod pull;
+pub mod record;
+mod replication;
+pub mod size;
+pub mod ticket;
+pub mod time;
+pub mod verdict;
+pub mod view;
+mod worker;
+
+pub use blob::{ContentId, Manifest, ManifestFile};
+pub use capacity::{Capacity, Gpu, Requirement};
+pub use core::Core;
+pub use core_io::{Effect, Input, Now};
+pub use id::{AttemptId, ClusterId, GroupId, JobId, Member, NodeId};
+pub use job::{Ending, GroupSpec, JobState};
+pub use size::ByteSize;
+pub use time::{Hlc, Timestamp};
