@@ -1,0 +1,3 @@
+//! The `fnode` binary, still without a command line.
+
+fn main() {}
