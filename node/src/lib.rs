@@ -1,4 +1,5 @@
 //! The hands of a node: network, disk, processes, HTTP and command line, around `proto`'s core.
 //! No file here decides about a job, a member or an entry; `proto` does.
 
+pub mod blobs;
 pub mod store;
