@@ -2,4 +2,5 @@
 //! No file here decides about a job, a member or an entry; `proto` does.
 
 pub mod blobs;
+pub mod net;
 pub mod store;
