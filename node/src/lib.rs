@@ -2,5 +2,7 @@
 //! No file here decides about a job, a member or an entry; `proto` does.
 
 pub mod blobs;
+pub mod doctor;
+pub mod exec;
 pub mod net;
 pub mod store;

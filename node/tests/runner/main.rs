@@ -1,0 +1,5 @@
+//! The runner as a real process, seen from its daemon's side.
+
+mod adoption;
+mod jobs;
+mod stage;
