@@ -5,4 +5,5 @@ pub mod blobs;
 pub mod doctor;
 pub mod exec;
 pub mod net;
+pub mod node;
 pub mod store;

@@ -1,0 +1,318 @@
+//! Attempts on this node, from the core's order to the record of their end: prepare, hand to the runner,
+//! collect what they leave. Sequential work; every decision came from the core or goes to it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::AttemptId;
+use proto::core_io::{Adopted, Run};
+use proto::event::AttemptFinished;
+use proto::job::{Ending, LostReason, StartFailure, Usage};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::collect;
+use super::handle::{Shared, unix_ms};
+use super::prepare;
+use crate::exec::client::RunnerHandle;
+use crate::exec::environment::Environments;
+use crate::exec::protocol::{AttemptStatus, Ended, Event, StartOrder};
+
+/// Between SIGTERM and SIGKILL.
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Attempts that the core handed over and whose end it has not heard.
+pub(super) struct Attempts {
+    context: Arc<Context>,
+    runner: RunnerHandle,
+    table: BTreeMap<AttemptId, Live>,
+    orders: Vec<StartOrder>,
+    /// Ended, oldest generation first; see [`Attempts::on_stored`].
+    forget: [Vec<AttemptId>; 3],
+    done: mpsc::UnboundedSender<Done>,
+}
+
+/// What preparing and collecting need.
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+    pub(super) environments: Environments,
+}
+
+/// One attempt.
+struct Live {
+    run: Arc<Run>,
+    stage: Stage,
+}
+
+enum Stage {
+    Preparing(AbortHandle),
+    /// The runner has it.
+    Ordered,
+    Collecting,
+}
+
+/// Work that was done aside.
+pub(super) enum Done {
+    /// Everything is there, or will never be.
+    Prepared(AttemptId, Result<Box<StartOrder>, StartFailure>),
+    /// What it left is stored.
+    Collected(Box<AttemptFinished>),
+}
+
+/// What the core must hear.
+pub(super) enum Told {
+    Started { attempt: AttemptId, started_unix_ms: u64 },
+    Ended(Box<AttemptFinished>),
+}
+
+impl Attempts {
+    /// `done` receives what [`Self::on_done`] must be given; it is bounded by the attempts in the table.
+    pub(super) fn new(context: Context, runner: RunnerHandle, done: mpsc::UnboundedSender<Done>) -> Self {
+        Self {
+            context: Arc::new(context),
+            runner,
+            table: BTreeMap::new(),
+            orders: Vec::new(),
+            forget: Default::default(),
+            done,
+        }
+    }
+
+    pub(super) fn runner(&self) -> &RunnerHandle {
+        &self.runner
+    }
+
+    /// The core's order.
+    pub(super) fn run(&mut self, run: Run, told: &mut Vec<Told>) {
+        let (attempt, run) = (run.attempt, Arc::new(run));
+        let stage = if prepare::is_simple(&run.spec) {
+            match prepare::simple_order(&self.context.shared, &run) {
+                Ok(order) => self.orders.push(order),
+                Err(failure) => {
+                    told.push(Told::Ended(Box::new(never_started(attempt, Ending::NotStarted(failure)))));
+                    return;
+                }
+            }
+            Stage::Ordered
+        } else {
+            let (context, run, done) = (self.context.clone(), run.clone(), self.done.clone());
+            let task = tokio::spawn(async move {
+                let order = prepare::prepare(&context, &run).await;
+                let _ = done.send(Done::Prepared(attempt, order.map(Box::new)));
+            });
+            Stage::Preparing(task.abort_handle())
+        };
+        self.table.insert(attempt, Live { run, stage });
+    }
+
+    /// The core no longer wants it.
+    pub(super) fn halt(&mut self, attempt: AttemptId, told: &mut Vec<Told>) {
+        match self.table.get(&attempt).map(|live| &live.stage) {
+            Some(Stage::Preparing(task)) => {
+                task.abort();
+                told.push(self.end_unstarted(attempt, Ending::Stopped));
+            }
+            Some(Stage::Ordered) => {
+                // An order of this very turn must reach the runner before its stop.
+                self.flush();
+                let _ = self.runner.stop(attempt, STOP_GRACE);
+            }
+            Some(Stage::Collecting) | None => {}
+        }
+    }
+
+    fn end_unstarted(&mut self, attempt: AttemptId, ending: Ending) -> Told {
+        self.table.remove(&attempt);
+        let dir = prepare::attempt_dir(&self.context.shared.home, attempt);
+        tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir));
+        Told::Ended(Box::new(never_started(attempt, ending)))
+    }
+
+    /// Work that was done aside is done.
+    pub(super) fn on_done(&mut self, done: Done, told: &mut Vec<Told>) {
+        match done {
+            Done::Prepared(attempt, order) => {
+                let Some(live) = self.table.get_mut(&attempt) else { return };
+                match order {
+                    Ok(order) => {
+                        live.stage = Stage::Ordered;
+                        self.orders.push(*order);
+                    }
+                    Err(failure) => {
+                        // The log tells how far it came; it is kept like any other.
+                        let ended = Ended {
+                            attempt,
+                            ending: Ending::NotStarted(failure),
+                            usage: Usage::default(),
+                            started_unix_ms: 0,
+                            ended_unix_ms: unix_ms(),
+                        };
+                        self.on_ended(ended, told);
+                    }
+                }
+            }
+            Done::Collected(finished) => {
+                self.table.remove(&finished.attempt);
+                self.forget[2].push(finished.attempt);
+                told.push(Told::Ended(finished));
+            }
+        }
+    }
+
+    /// The runner told something.
+    pub(super) fn on_progress(&mut self, events: Vec<Event>, told: &mut Vec<Told>) {
+        for event in events {
+            match event {
+                Event::Started(started) => {
+                    told.push(Told::Started { attempt: started.attempt, started_unix_ms: started.started_unix_ms })
+                }
+                Event::Ended(ended) => self.on_ended(ended, told),
+                // It ended before the stop came; its end is on the way or known.
+                Event::Unknown(_) => {}
+            }
+        }
+    }
+
+    fn on_ended(&mut self, ended: Ended, told: &mut Vec<Told>) {
+        let Some(live) = self.table.get_mut(&ended.attempt) else {
+            // Told twice: the first time counted.
+            self.forget[2].push(ended.attempt);
+            return;
+        };
+        if matches!(live.stage, Stage::Collecting) {
+            return;
+        }
+        if prepare::is_simple(&live.run.spec) && !live.run.spec.capture && !live.run.spec.keep_outputs {
+            self.table.remove(&ended.attempt);
+            self.forget[2].push(ended.attempt);
+            told.push(Told::Ended(Box::new(finished(ended))));
+            return;
+        }
+        live.stage = Stage::Collecting;
+        let (context, run, done) = (self.context.clone(), live.run.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let finished = collect::collect(&context, &run, ended).await;
+            let _ = done.send(Done::Collected(Box::new(finished)));
+        });
+    }
+
+    /// What the runner holds after a start of this daemon: goes on from there.
+    pub(super) fn adopt(&mut self, attempts: Vec<AttemptStatus>, told: &mut Vec<Told>) -> Vec<Adopted> {
+        let mut adopted = Vec::new();
+        for status in attempts {
+            let (attempt, started_unix_ms, ended) = match status {
+                // Told to start when another ends; the daemon that chained them is gone, the chain is not.
+                AttemptStatus::Waiting(attempt) => (attempt, 0, None),
+                AttemptStatus::Running(started) => (started.attempt, started.started_unix_ms, None),
+                AttemptStatus::Ended(ended) => (ended.attempt, ended.started_unix_ms, Some(ended)),
+            };
+            if prepare::is_recorded(&self.context.shared, attempt) {
+                // Its end is in the log already; only the runner had not been told.
+                self.forget[2].push(attempt);
+                continue;
+            }
+            let Some(run) = prepare::recall(&self.context.shared, attempt) else {
+                // Nothing is known of it: nobody here can ask for it, and another attempt will be made.
+                tracing::warn!(%attempt, "an attempt that nobody knows");
+                self.forget[2].push(attempt);
+                continue;
+            };
+            adopted.push(Adopted {
+                attempt,
+                spec: Box::new(run.spec.clone()),
+                reservation: run.reservation.clone(),
+                started_unix_ms,
+            });
+            self.table.insert(attempt, Live { run: Arc::new(run), stage: Stage::Ordered });
+            if let Some(ended) = ended {
+                self.on_ended(ended, told);
+            }
+        }
+        adopted
+    }
+
+    /// The runner is another one now: what the old one had is gone.
+    pub(super) fn on_runner_changed(&mut self, attempts: &[AttemptStatus], told: &mut Vec<Told>) {
+        let known: Vec<AttemptId> = attempts.iter().map(AttemptStatus::attempt).collect();
+        let gone: Vec<AttemptId> = self
+            .table
+            .iter()
+            .filter(|(attempt, live)| matches!(live.stage, Stage::Ordered) && !known.contains(attempt))
+            .map(|(&attempt, _)| attempt)
+            .collect();
+        for attempt in gone {
+            if self.orders.iter().any(|order| order.attempt == attempt) {
+                continue;
+            }
+            let ended = Ended {
+                attempt,
+                ending: Ending::Lost(LostReason::RunnerDown),
+                usage: Usage::default(),
+                started_unix_ms: 0,
+                ended_unix_ms: unix_ms(),
+            };
+            self.on_ended(ended, told);
+        }
+    }
+
+    /// Hands over this turn's orders.
+    pub(super) fn flush(&mut self) {
+        if !self.orders.is_empty() {
+            let _ = self.runner.start(std::mem::take(&mut self.orders));
+        }
+    }
+
+    /// An entry of this node is durable. An end that was told to the core is in one of the next two
+    /// entries: what was told three entries ago is recorded, and the runner need not remember it.
+    pub(super) fn on_stored(&mut self) {
+        let recorded = std::mem::take(&mut self.forget[0]);
+        self.forget.rotate_left(1);
+        if recorded.is_empty() {
+            return;
+        }
+        let _ = self.runner.forget(&recorded);
+        // Until now a crash could have lost what was collected; it would have been collected again.
+        let home = self.context.shared.home.clone();
+        tokio::task::spawn_blocking(move || {
+            for attempt in recorded {
+                let _ = std::fs::remove_dir_all(prepare::attempt_dir(&home, attempt));
+            }
+        });
+    }
+
+    /// Whether ends wait for [`Self::on_stored`].
+    pub(super) fn remembers(&self) -> bool {
+        self.forget.iter().any(|generation| !generation.is_empty())
+    }
+}
+
+fn never_started(attempt: AttemptId, ending: Ending) -> AttemptFinished {
+    finished(Ended { attempt, ending, usage: Usage::default(), started_unix_ms: 0, ended_unix_ms: unix_ms() })
+}
+
+/// An end without anything left behind.
+pub(super) fn finished(ended: Ended) -> AttemptFinished {
+    AttemptFinished {
+        attempt: ended.attempt,
+        ending: ended.ending,
+        usage: ended.usage,
+        started_unix_ms: ended.started_unix_ms,
+        ended_unix_ms: ended.ended_unix_ms,
+        outputs: None,
+        log: None,
+    }
+}
+
+/// Directories of attempts that nobody holds any more: left by a crash of the machine.
+pub(super) fn sweep_dirs(jobs: &std::path::Path, held: &[String]) {
+    let entries = std::fs::read_dir(jobs).into_iter().flatten().flatten();
+    for entry in entries {
+        let known = entry.file_name().to_str().is_some_and(|name| held.iter().any(|held| held == name));
+        if !known {
+            let path: PathBuf = entry.path();
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Blobs over the network: the bulk streams of the net shell, as the blob shell wants them.
+
+use std::io;
+
+use proto::{ContentId, Manifest, NodeId};
+
+use super::bundle::read_manifest;
+use super::handle::NodeError;
+use crate::blobs::{BlobStore, OpenStream, Wanted, fetch};
+use crate::net::{BulkProtocol, BulkStream, NetHandle};
+
+/// Gets blobs from other nodes.
+#[derive(Clone)]
+pub(super) struct BlobLink {
+    pub(super) blobs: BlobStore,
+    pub(super) net: NetHandle,
+}
+
+/// Opens a stream to a node's blobs.
+struct Opener(NetHandle);
+
+impl OpenStream for Opener {
+    type Stream = BulkStream;
+
+    async fn open(&self, to: NodeId) -> io::Result<BulkStream> {
+        self.0.open_bulk(to, BulkProtocol::Blobs).await.map_err(io::Error::other)
+    }
+}
+
+impl BlobLink {
+    /// Gets what of `wanted` (content and size in bytes) is not here.
+    pub(super) async fn fetch(&self, wanted: &[(ContentId, u64)], providers: &[NodeId]) -> Result<(), NodeError> {
+        let wanted: Vec<Wanted> = wanted.iter().map(|&(id, size)| Wanted { id, size: Some(size) }).collect();
+        self.fetch_wanted(wanted, providers).await
+    }
+
+    async fn fetch_wanted(&self, wanted: Vec<Wanted>, providers: &[NodeId]) -> Result<(), NodeError> {
+        let missing: Vec<Wanted> = wanted.into_iter().filter(|wanted| self.blobs.has(wanted.id).is_none()).collect();
+        let Some(first) = missing.first().map(|wanted| wanted.id) else { return Ok(()) };
+        let opener = Opener(self.net.clone());
+        fetch(&self.blobs, &missing, providers, &opener, |_| {})
+            .await
+            .map(drop)
+            .map_err(|_| NodeError::Unreachable(format!("blob {}", first.short())))
+    }
+
+    /// Gets a manifest and all its files.
+    pub(super) async fn fetch_bundle(&self, manifest: ContentId, providers: &[NodeId]) -> Result<Manifest, NodeError> {
+        self.fetch_wanted(vec![Wanted { id: manifest, size: None }], providers).await?;
+        let blobs = self.blobs.clone();
+        let read = tokio::task::spawn_blocking(move || read_manifest(&blobs, manifest)).await;
+        let manifest = read.map_err(|_| NodeError::Closing)??;
+        let files = manifest.contents().map(|(id, size)| Wanted { id, size: Some(size) }).collect();
+        self.fetch_wanted(files, providers).await?;
+        Ok(manifest)
+    }
+}

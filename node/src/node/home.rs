@@ -1,0 +1,105 @@
+//! Where a node keeps things: the layout of its data directory. Paths only; nobody is asked, nothing is opened.
+
+use std::path::{Path, PathBuf};
+
+/// A node's data directory (`$FNODE_HOME`, default `~/.fnode`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home(PathBuf);
+
+impl Home {
+    /// The data directory at `dir`, made absolute so that a change of directory does not move it.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()))
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// The node's Ed25519 key; 0600.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity")
+    }
+
+    /// Which cluster it belongs to, with the cluster's secrets; 0600.
+    #[must_use]
+    pub fn cluster(&self) -> PathBuf {
+        self.0.join("cluster.json")
+    }
+
+    /// Addresses of peers that were met.
+    #[must_use]
+    pub fn peers(&self) -> PathBuf {
+        self.0.join("peers.json")
+    }
+
+    /// What the user configured.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+
+    /// Address and token of the HTTP API; 0600.
+    #[must_use]
+    pub fn api(&self) -> PathBuf {
+        self.0.join("api.json")
+    }
+
+    /// Sockets, process ids and the runner's files.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
+    /// The HTTP API's Unix socket; 0600.
+    #[must_use]
+    pub fn api_socket(&self) -> PathBuf {
+        self.run().join("api.sock")
+    }
+
+    /// The replicated log and its index.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+
+    /// Files by content.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
+        self.0.join("blobs")
+    }
+
+    /// Environments by content.
+    #[must_use]
+    pub fn environments(&self) -> PathBuf {
+        self.0.join("environments")
+    }
+
+    /// Attempts that run here, a directory each.
+    #[must_use]
+    pub fn jobs(&self) -> PathBuf {
+        self.0.join("jobs")
+    }
+
+    /// What jobs keep between their attempts, a directory each.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.0.join("checkpoints")
+    }
+
+    /// Secrets that users gave; 0600 each. They never leave this directory.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.0.join("secrets")
+    }
+
+    /// The daemon's own log when it runs detached.
+    #[must_use]
+    pub fn daemon_log(&self) -> PathBuf {
+        self.0.join("daemon.log")
+    }
+}

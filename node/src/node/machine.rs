@@ -1,0 +1,67 @@
+//! This machine's capacity, kept current: the inventory with the owner's labels, looked at from blocking threads.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proto::Capacity;
+
+use crate::exec::inventory::gpu::Benchmark;
+use crate::exec::inventory::{Caps, Inventory};
+
+/// Shared by the loop and the threads that look.
+#[derive(Clone)]
+pub(super) struct Machine {
+    inventory: Arc<Inventory>,
+    labels: BTreeMap<String, String>,
+    last: Arc<Mutex<Capacity>>,
+}
+
+impl Machine {
+    /// Looks at everything but graphics processors: milliseconds.
+    pub(super) fn probe(caps: Caps, home: &Path, labels: BTreeMap<String, String>) -> Self {
+        let inventory = Inventory::new(caps, home);
+        let mut capacity = inventory.probe();
+        capacity.labels.clone_from(&labels);
+        Self { inventory: Arc::new(inventory), labels, last: Arc::new(Mutex::new(capacity)) }
+    }
+
+    /// As it was seen last.
+    pub(super) fn capacity(&self) -> Capacity {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks at the graphics processors, then measures those without a score. Seconds; blocks. `told`
+    /// is called after each of the two with what was seen.
+    pub(super) fn probe_gpus(&self, mut told: impl FnMut(Capacity)) {
+        for benchmark in [Benchmark::Remembered, Benchmark::Measure] {
+            let report = self.inventory.probe_gpus(benchmark);
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.gpus != report.gpus {
+                last.gpus = report.gpus;
+                told(last.clone());
+            }
+            if last.gpus.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Looks at what changes by itself; `None` when nothing worth telling did.
+    pub(super) fn refresh(&self) -> Option<Capacity> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = last.clone();
+        self.inventory.refresh(&mut now);
+        now.labels.clone_from(&self.labels);
+        // Hysteresis: free disk changes with every byte written; an eighth is news.
+        let disk_moved = now.disk_free.0.abs_diff(last.disk_free.0) > last.disk_free.0 / 8;
+        if !disk_moved {
+            now.disk_free = last.disk_free;
+        }
+        let changed = now != *last;
+        if changed {
+            last.clone_from(&now);
+        }
+        changed.then_some(now)
+    }
+}

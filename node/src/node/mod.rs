@@ -1,0 +1,29 @@
+//! A running node: it owns the start, the one loop, and the handle that everybody else holds.
+//!
+//! Start reading at [`start()`], then `actor.rs` (the loop), `attempts.rs` (a job from order to end),
+//! `handle.rs` (what may be asked). Deliberately absent: any decision about a job, a member or an entry
+//! (they are `proto`'s), and any word of HTTP or of the command line.
+
+mod actor;
+mod attempts;
+mod blob_link;
+pub(crate) mod bundle;
+mod cluster;
+mod collect;
+mod config;
+mod handle;
+mod home;
+mod machine;
+mod peers;
+mod prepare;
+mod secrets;
+mod start;
+mod tail;
+
+pub use cluster::{Cluster, ClusterError};
+pub use config::{API_PORT, Config, P2P_PORT};
+pub use handle::{Accepted, NodeError, NodeHandle, NodeNews, Resolved, ViewSnapshot, unix_ms};
+pub use home::Home;
+pub use secrets::{SECRET_MAX, SecretError, Secrets};
+pub use start::{Running, StartError, start};
+pub use tail::LogChunk;

@@ -1,0 +1,316 @@
+//! From an attempt to the runner's order: data, secrets, bundle, parameters, environment, variables.
+//! ARCHITECTURE.md and README.md describe the job's world as it is made here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use proto::capacity::{Requirement, Reservation};
+use proto::codec::Word;
+use proto::core_io::Run;
+use proto::entry::Position;
+use proto::job::{EnvironmentSpec, StartFailure};
+use proto::log::EntryRange;
+use proto::record::{AttemptKey, Record, RecordKey, Submitted};
+use proto::{AttemptId, GroupSpec, Manifest, Member, codec};
+use serde::{Deserialize, Serialize};
+
+use super::attempts::{Context, STOP_GRACE};
+use super::handle::{NodeError, Shared};
+use super::home::Home;
+use crate::blobs::{BlobStore, UnpackError};
+use crate::exec::environment::{EnvironmentError, Kind, Wanted};
+use crate::exec::protocol::{Output, StartOrder};
+
+/// The parameters file that existing projects read (Foundations).
+pub(super) const PARAMS_FILE: &str = "foundations_job_parameters.json";
+/// Variables of the daemon that jobs see; everything else is scrubbed.
+const PASSED_ON: [&str; 18] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_HOME",
+];
+/// The note's file in an attempt's directory.
+const NOTE_FILE: &str = "note";
+/// When the daemon has no PATH of its own.
+const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What the daemon notes beside an attempt, so that its next life knows what runs. A file is enough: it is
+/// lost only with the machine, and then so is the attempt.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    spec: GroupSpec,
+    reservation: Reservation,
+    position: Position,
+}
+
+impl Word for Note {
+    const KIND: u16 = 40;
+}
+
+/// An attempt's own directory.
+pub(super) fn attempt_dir(home: &Home, attempt: AttemptId) -> PathBuf {
+    home.jobs().join(attempt.file_name())
+}
+
+/// Where its command runs.
+pub(super) fn work_dir(home: &Home, run: &Run) -> PathBuf {
+    let dir = attempt_dir(home, run.attempt);
+    if is_bare(&run.spec) { dir } else { dir.join("work") }
+}
+
+/// Whether nothing has to be fetched, built or looked up.
+pub(super) fn is_simple(spec: &GroupSpec) -> bool {
+    spec.bundle.is_none()
+        && spec.environment.is_none()
+        && spec.secrets.is_empty()
+        && spec.requirement.data.is_empty()
+        && spec.params_json.is_empty()
+        && spec.requirement.gpus == 0
+}
+
+/// Whether it also leaves nothing: then one directory is all it gets, made and removed in no time.
+fn is_bare(spec: &GroupSpec) -> bool {
+    is_simple(spec) && !spec.capture && !spec.keep_outputs
+}
+
+/// The order for a simple attempt, made at once.
+pub(super) fn simple_order(shared: &Shared, run: &Run) -> Result<StartOrder, StartFailure> {
+    make_dirs(&shared.home, run)?;
+    Ok(order(shared, run, BTreeMap::new()))
+}
+
+/// Fetches, unpacks and builds what the attempt needs.
+pub(super) async fn prepare(context: &Context, run: &Run) -> Result<StartOrder, StartFailure> {
+    let spec = &run.spec;
+    if let Some(missing) = spec.requirement.data.iter().find(|path| !Path::new(path).exists()) {
+        return Err(StartFailure::DataMissing(missing.clone()));
+    }
+    let mut env = context.shared.secrets.values(spec.secrets.iter()).map_err(StartFailure::SecretMissing)?;
+    make_dirs(&context.shared.home, run)?;
+    let work = work_dir(&context.shared.home, run);
+    if let Some(bundle) = spec.bundle {
+        let manifest = get_bundle(context, run, bundle.manifest).await?;
+        unpack(&context.shared.blobs, manifest, work.clone()).await?;
+    }
+    if !spec.params_json.is_empty() {
+        std::fs::write(work.join(PARAMS_FILE), &spec.params_json).map_err(|error| system(&error))?;
+    }
+    if let Some(wanted) = &spec.environment {
+        env.extend(build(context, run, wanted, &work).await?);
+    }
+    Ok(order(&context.shared, run, env))
+}
+
+/// From this disk, from the entry that submitted it, or from the nodes that have it.
+async fn get_bundle(context: &Context, run: &Run, id: proto::ContentId) -> Result<Manifest, StartFailure> {
+    let shared = &context.shared;
+    if shared.blobs.has(id).is_none() {
+        put_inline(shared, run.position);
+    }
+    match shared.blob_link.fetch_bundle(id, &run.providers).await {
+        Ok(manifest) => Ok(manifest),
+        Err(NodeError::Blob(error)) if error.is_disk_full() => Err(StartFailure::DiskFull),
+        Err(_) => Err(StartFailure::BundleMissing(id)),
+    }
+}
+
+/// Puts the blobs that ride in an entry into the blob store.
+fn put_inline(shared: &Shared, position: Position) {
+    let range = EntryRange { log: position.log, first: position.seq, last: position.seq };
+    let entries = shared.store.read(range, 1).unwrap_or_default();
+    for entry in entries.into_iter().filter_map(|signed| signed.trust().ok()) {
+        for event in entry.events() {
+            if let proto::event::Event::GroupSubmitted { inline, .. } = event {
+                for bytes in inline {
+                    let _ = shared.blobs.put_bytes(bytes);
+                }
+            }
+        }
+    }
+}
+
+async fn unpack(blobs: &BlobStore, manifest: Manifest, work: PathBuf) -> Result<(), StartFailure> {
+    let blobs = blobs.clone();
+    let unpacked = tokio::task::spawn_blocking(move || blobs.unpack(&manifest, &work)).await;
+    match unpacked.map_err(|_| StartFailure::System("unpacking ended early".to_owned()))? {
+        Ok(()) => Ok(()),
+        Err(UnpackError::Store(error)) if error.is_disk_full() => Err(StartFailure::DiskFull),
+        Err(error) => Err(StartFailure::System(error.to_string())),
+    }
+}
+
+/// The variables of the environment that the job runs in.
+async fn build(
+    context: &Context,
+    run: &Run,
+    wanted: &EnvironmentSpec,
+    work: &Path,
+) -> Result<BTreeMap<String, String>, StartFailure> {
+    let bytes = std::fs::read(work.join(&wanted.path)).map_err(|error| system(&error))?;
+    let file_name = Path::new(&wanted.path).file_name().and_then(|name| name.to_str()).unwrap_or("requirements.txt");
+    let kind = match file_name {
+        "pyproject.toml" => Kind::PyProject,
+        name if name.ends_with(".lock") => Kind::Lock,
+        _ => Kind::Requirements,
+    };
+    let wanted = Wanted {
+        kind,
+        bytes,
+        file_name: file_name.to_owned(),
+        project_files: Some(work.to_owned()),
+        python: wanted.python.clone(),
+    };
+    let log = super::tail::log_path(&context.shared.home, run.attempt);
+    let ensured = context.environments.ensure(&wanted, &log).await;
+    match ensured {
+        Ok(None) => Ok(BTreeMap::new()),
+        Ok(Some(built)) => {
+            let mut env = utf8(&built.env);
+            let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
+            env.insert("PATH".to_owned(), built.path(&path).to_string_lossy().into_owned());
+            Ok(env)
+        }
+        Err(EnvironmentError::Build { tail, .. }) => Err(StartFailure::Environment(tail)),
+        Err(error) => Err(StartFailure::Environment(error.to_string())),
+    }
+}
+
+/// Our own paths are UTF-8: the data directory's is checked when it is made.
+fn utf8(env: &BTreeMap<String, std::ffi::OsString>) -> BTreeMap<String, String> {
+    env.iter().map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned())).collect()
+}
+
+fn make_dirs(home: &Home, run: &Run) -> Result<(), StartFailure> {
+    let dir = attempt_dir(home, run.attempt);
+    let make = || {
+        std::fs::create_dir_all(&dir)?;
+        if is_bare(&run.spec) {
+            return Ok(());
+        }
+        std::fs::create_dir_all(dir.join("tmp"))?;
+        // Unpacking renames its result here: an empty one must not be in the way.
+        if run.spec.bundle.is_none() {
+            std::fs::create_dir_all(dir.join("work"))?;
+        }
+        std::fs::create_dir_all(checkpoint_dir(home, run))?;
+        let note = Note { spec: run.spec.clone(), reservation: run.reservation.clone(), position: run.position };
+        std::fs::write(dir.join(NOTE_FILE), codec::encode(&note))
+    };
+    make().map_err(|error| system(&error))
+}
+
+/// Outlives the attempt: the next one of the same job on this node finds it again.
+fn checkpoint_dir(home: &Home, run: &Run) -> PathBuf {
+    let job = run.attempt.job;
+    let dir = home.checkpoints().join(job.group.to_string());
+    match job.member {
+        Member::Only => dir,
+        Member::Index(index) => dir.join(index.to_string()),
+    }
+}
+
+fn order(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> StartOrder {
+    let spec = &run.spec;
+    let dir = attempt_dir(&shared.home, run.attempt);
+    let bare = is_bare(spec);
+    let output = if spec.capture { Output::File(dir.join("log")) } else { Output::Null };
+    StartOrder {
+        attempt: run.attempt,
+        command: spec.command.clone(),
+        cwd: work_dir(&shared.home, run),
+        env: variables(shared, run, extra),
+        stdout: output.clone(),
+        stderr: output,
+        memory_limit_bytes: spec.requirement.memory.0,
+        cpu_milli: spec.requirement.cpu_milli,
+        timeout_s: spec.timeout_s,
+        grace_ms: u64::try_from(STOP_GRACE.as_millis()).unwrap_or(u64::MAX),
+        cleanup_dir: bare.then_some(dir),
+        after: None,
+    }
+}
+
+/// The complete environment; what comes later wins.
+fn variables(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let spec = &run.spec;
+    let dir = attempt_dir(&shared.home, run.attempt);
+    let mut env: BTreeMap<String, String> =
+        PASSED_ON.iter().filter_map(|&name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
+    env.entry("PATH".to_owned()).or_insert_with(|| PATH_DEFAULT.to_owned());
+    let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
+    let tmp = if is_bare(spec) { dir.clone() } else { dir.join("tmp") };
+    set("TMPDIR", tmp.display().to_string());
+    set("PYTHONUNBUFFERED", "1".to_owned());
+    set("FNODE_HOME", shared.home.dir().display().to_string());
+    set("FNODE_JOB_ID", run.attempt.job.to_string());
+    set("FNODE_GROUP_ID", run.attempt.job.group.to_string());
+    set("FNODE_ATTEMPT", run.attempt.number.to_string());
+    set("FNODE_EPOCH", run.attempt.epoch.to_string());
+    set("FNODE_PROJECT", spec.project.clone());
+    set("FNODE_USER", spec.user.clone());
+    set("FNODE_NODE", shared.name.clone());
+    set("FNODE_JOB_CPUS", (spec.requirement.cpu_milli.div_ceil(1_000)).to_string());
+    if let Member::Index(index) = run.attempt.job.member {
+        set("FNODE_ARRAY_INDEX", index.to_string());
+    }
+    if !is_bare(spec) {
+        set("FNODE_CHECKPOINT_DIR", checkpoint_dir(&shared.home, run).display().to_string());
+    }
+    // Also when none is leased: a job sees only what it was given.
+    let gpus: Vec<&str> = run.reservation.gpus.iter().map(String::as_str).collect();
+    set("CUDA_VISIBLE_DEVICES", gpus.join(","));
+    set("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
+    env.extend(extra);
+    env.extend(spec.env.clone());
+    env
+}
+
+/// Whether the log has how this attempt ended here.
+pub(super) fn is_recorded(shared: &Shared, attempt: AttemptId) -> bool {
+    let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: shared.me };
+    match shared.store.record(&RecordKey::Job(attempt.job)) {
+        Ok(Some(Record::Job(record))) => record.attempts.get(&key).is_some_and(|known| known.finished.is_some()),
+        _ => false,
+    }
+}
+
+/// What an attempt of this or an earlier daemon runs: by its note, else (bare attempts have none) by what
+/// was submitted. `None`: nothing is known of it.
+pub(super) fn recall(shared: &Shared, attempt: AttemptId) -> Option<Run> {
+    let path = attempt_dir(&shared.home, attempt).join(NOTE_FILE);
+    if let Some(Note { spec, reservation, position }) =
+        std::fs::read(path).ok().and_then(|note| codec::decode(&note).ok())
+    {
+        return Some(Run { attempt, spec, reservation, position, providers: Vec::new() });
+    }
+    let Ok(Some(Record::Group(record))) = shared.store.record(&RecordKey::Group(attempt.job.group)) else {
+        return None;
+    };
+    let Submitted { spec, position, .. } = record.submitted?;
+    let Requirement { cpu_milli, memory, .. } = spec.requirement;
+    let reservation = Reservation { cpu_milli, memory, ..Reservation::default() };
+    Some(Run { attempt, spec: (*spec).clone(), reservation, position, providers: Vec::new() })
+}
+
+fn system(error: &std::io::Error) -> StartFailure {
+    if error.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) {
+        StartFailure::DiskFull
+    } else {
+        StartFailure::System(error.to_string())
+    }
+}

@@ -1,0 +1,235 @@
+//! Reading logs: of an attempt that runs here from its file, elsewhere over a stream, of one that ended
+//! from its sealed blob, wherever that lies.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proto::event::LogRef;
+use proto::record::{AttemptKey, JobRecord};
+use proto::{AttemptId, JobId, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use super::handle::{NodeError, NodeHandle};
+use super::home::Home;
+use crate::net::BulkProtocol;
+
+/// Most bytes in one answer.
+pub(super) const CHUNK_MAX: usize = 256 << 10;
+/// Longest wait for more in one request; a reader asks again.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+/// A log that does not grow is looked at this often, slower and slower.
+const LOOK_MIN: Duration = Duration::from_millis(1);
+const LOOK_MAX: Duration = Duration::from_millis(100);
+/// Largest request or answer header on the stream.
+const WORD_MAX: usize = CHUNK_MAX + 64;
+
+/// Part of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogChunk {
+    /// From the offset that was asked for.
+    pub bytes: Vec<u8>,
+    /// Where to go on.
+    pub next_offset: u64,
+    /// The attempt ended, and this is all.
+    pub eof: bool,
+}
+
+/// Asks a worker for part of the log of an attempt that it holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct TailRequest {
+    attempt: AttemptId,
+    offset: u64,
+    max: u32,
+    wait_ms: u32,
+}
+
+/// The file that an attempt's output goes to while it is here.
+pub(super) fn log_path(home: &Home, attempt: AttemptId) -> PathBuf {
+    home.jobs().join(attempt.file_name()).join("log")
+}
+
+/// Which attempt's log, and where it may be.
+enum Source {
+    Sealed(LogRef),
+    Live { attempt: AttemptId, worker: NodeId },
+    Nothing,
+}
+
+pub(super) async fn log_chunk(
+    node: &NodeHandle,
+    job: JobId,
+    attempt: Option<AttemptKey>,
+    offset: u64,
+    max: usize,
+    wait: Duration,
+) -> Result<LogChunk, NodeError> {
+    let max = max.clamp(1, CHUNK_MAX);
+    let deadline = Instant::now() + wait.min(WAIT_MAX);
+    loop {
+        match find(node, job, attempt).await? {
+            Some(Source::Nothing) => return Ok(LogChunk { bytes: Vec::new(), next_offset: offset, eof: true }),
+            Some(Source::Sealed(log)) => return sealed(node, &log, offset, max).await,
+            Some(Source::Live { attempt, worker }) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let chunk = live(node, attempt, worker, offset, max, left).await?;
+                // `None`: it has just ended there; its record is on its way.
+                if let Some(chunk) = chunk {
+                    return Ok(chunk);
+                }
+            }
+            None => {}
+        }
+        if deadline <= Instant::now() {
+            return Ok(LogChunk { bytes: Vec::new(), next_offset: offset, eof: false });
+        }
+        tokio::time::sleep(LOOK_MIN * 5).await;
+    }
+}
+
+/// `None`: nothing of it ran yet.
+async fn find(node: &NodeHandle, job: JobId, wanted: Option<AttemptKey>) -> Result<Option<Source>, NodeError> {
+    let record = node.job(job)?;
+    if let Some(record) = &record
+        && let Some(source) = source_of(job, record, wanted)
+    {
+        return Ok(Some(source));
+    }
+    let explanation = node.explain(job).await?;
+    if explanation.is_none() && record.is_none_or(|record| record.outcome.is_none()) && node.group(job.group)?.is_none()
+    {
+        return Err(NodeError::Unknown(format!("job {job} is not known here")));
+    }
+    Ok(explanation
+        .and_then(|told| told.attempt.zip(told.worker))
+        .map(|(attempt, worker)| Source::Live { attempt, worker }))
+}
+
+/// The attempt that counts: the wanted one, else the outcome's, else the last that did anything.
+fn source_of(job: JobId, record: &JobRecord, wanted: Option<AttemptKey>) -> Option<Source> {
+    let counted = record.outcome.as_ref().and_then(|outcome| outcome.attempt).map(|(attempt, worker)| AttemptKey {
+        epoch: attempt.epoch,
+        number: attempt.number,
+        worker,
+    });
+    let running = record.running().next_back().copied();
+    let last = record.attempts.keys().next_back().copied();
+    let key = match wanted.or(counted) {
+        Some(key) => key,
+        None if record.outcome.is_some() => match last {
+            Some(key) => key,
+            None => return Some(Source::Nothing),
+        },
+        // Not ended yet: one that runs, else wait for the next.
+        None => running?,
+    };
+    let attempt = record.attempts.get(&key)?;
+    Some(match &attempt.finished {
+        Some(finished) => finished.log.clone().map_or(Source::Nothing, Source::Sealed),
+        None if attempt.lost.is_some() && record.outcome.is_some() => Source::Nothing,
+        None => Source::Live { attempt: key.id(job), worker: key.worker },
+    })
+}
+
+async fn sealed(node: &NodeHandle, log: &LogRef, offset: u64, max: usize) -> Result<LogChunk, NodeError> {
+    if node.blobs().has(log.content).is_none() {
+        node.fetch_blob(log.content, log.size).await?;
+    }
+    let (blobs, content, size) = (node.blobs().clone(), log.content, log.size);
+    let read = move || -> Result<Vec<u8>, NodeError> {
+        let mut file = blobs.open_blob(content)?;
+        read_from(&mut file, offset, max).map_err(|error| NodeError::Unknown(format!("log {content}: {error}")))
+    };
+    let bytes = tokio::task::spawn_blocking(read).await.map_err(|_| NodeError::Closing)??;
+    let next_offset = offset + bytes.len() as u64;
+    Ok(LogChunk { bytes, next_offset, eof: next_offset >= size })
+}
+
+async fn live(
+    node: &NodeHandle,
+    attempt: AttemptId,
+    worker: NodeId,
+    offset: u64,
+    max: usize,
+    wait: Duration,
+) -> Result<Option<LogChunk>, NodeError> {
+    if worker == node.me() {
+        return Ok(local(node.home(), attempt, offset, max, wait).await);
+    }
+    let unreachable = || NodeError::Unreachable(format!("the log of {} on node {}", attempt.job, worker.short()));
+    let mut stream = node.shared.net.open_bulk(worker, BulkProtocol::Tail).await.map_err(|_| unreachable())?;
+    let request = TailRequest {
+        attempt,
+        offset,
+        max: u32::try_from(max).unwrap_or(u32::MAX),
+        wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+    };
+    write_word(&mut stream, &request).await.map_err(|_| unreachable())?;
+    let answer = tokio::time::timeout(wait + Duration::from_secs(5), read_word::<Option<LogChunk>>(&mut stream)).await;
+    answer.map_err(|_| unreachable())?.map_err(|_| unreachable())
+}
+
+/// Part of the log of an attempt that is here; `None`: it is not, or no longer.
+async fn local(home: &Home, attempt: AttemptId, offset: u64, max: usize, wait: Duration) -> Option<LogChunk> {
+    let path = log_path(home, attempt);
+    let deadline = Instant::now() + wait;
+    let mut look = LOOK_MIN;
+    loop {
+        let bytes = read_file(&path, offset, max)?;
+        if !bytes.is_empty() || deadline <= Instant::now() {
+            let next_offset = offset + bytes.len() as u64;
+            return Some(LogChunk { bytes, next_offset, eof: false });
+        }
+        tokio::time::sleep(look).await;
+        look = (look * 2).min(LOOK_MAX);
+    }
+}
+
+fn read_file(path: &Path, offset: u64, max: usize) -> Option<Vec<u8>> {
+    let mut file = std::fs::File::open(path).ok()?;
+    read_from(&mut file, offset, max).ok()
+}
+
+fn read_from(file: &mut std::fs::File, offset: u64, max: usize) -> std::io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(max as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Answers requests of one peer until it closes the stream.
+pub(super) async fn serve<S>(home: Home, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Ok(request) = read_word::<TailRequest>(&mut stream).await {
+        let wait = Duration::from_millis(request.wait_ms.into()).min(WAIT_MAX);
+        let max = (request.max as usize).clamp(1, CHUNK_MAX);
+        let chunk = local(&home, request.attempt, request.offset, max, wait).await;
+        if write_word(&mut stream, &chunk).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write_word(stream: &mut (impl AsyncWrite + Unpin), word: &impl Serialize) -> std::io::Result<()> {
+    let body = bincode::serde::encode_to_vec(word, bincode::config::standard()).map_err(std::io::Error::other)?;
+    let len = u32::try_from(body.len()).map_err(std::io::Error::other)?;
+    stream.write_all(&len.to_le_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.flush().await
+}
+
+async fn read_word<T: serde::de::DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<T> {
+    let len = stream.read_u32_le().await? as usize;
+    if len > WORD_MAX {
+        return Err(std::io::Error::other("a word longer than its limit"));
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).await?;
+    let config = bincode::config::standard().with_limit::<WORD_MAX>();
+    let (word, used) = bincode::serde::decode_from_slice(&body, config).map_err(std::io::Error::other)?;
+    if used == len { Ok(word) } else { Err(std::io::Error::other("bytes after the end of a word")) }
+}
