@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|arg| arg == "runner") {
-        return node::exec::runner::main(args);
+    match args.next() {
+        Some(word) if word == "runner" => node::exec::runner::main(args),
+        Some(word) if word == "gpu-probe" => node::cli::gpu_probe(args),
+        _ => node::cli::main(std::env::args_os()),
     }
-    ExitCode::SUCCESS
 }

@@ -1,0 +1,216 @@
+//! Words of `fnode job …`, `fnode jobs`, `fnode stop` and `fnode logs`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::values;
+
+pub(crate) const LIST_EXAMPLES: &str = "\
+EXAMPLES:
+  fnode jobs
+  fnode jobs --project mnist --state failed --age 2d
+  fnode jobs --state unfinished --node alpha --json";
+pub(crate) const STOP_EXAMPLES: &str = "\
+EXAMPLES:
+  fnode stop 0193c2        a unique prefix of an id is enough
+  fnode stop 0193c2/7      one job of an array
+  fnode stop 0193c2 0193c4";
+pub(crate) const LOGS_EXAMPLES: &str = "\
+EXAMPLES:
+  fnode logs 0193c2                all of it, also when the node that ran it is gone
+  fnode logs 0193c2 --tail 20 -f   the last lines, then what comes
+  fnode logs 0193c2 --since 10m";
+
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    #[command(subcommand)]
+    pub(crate) command: JobCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// List jobs, the newest first
+    #[command(after_help = LIST_EXAMPLES)]
+    List(ListArgs),
+    /// Show everything that is known of a job
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job show 0193c2\n  fnode job show 0193c2/7\n  fnode job show 0193c2 --json | jq .attempts"
+    )]
+    Show(ExplainArgs),
+    /// Say why a job waits, which node comes closest and what would help
+    #[command(after_help = "EXAMPLES:\n  fnode job explain 0193c2\n  fnode job explain 0193c2/7 --json")]
+    Explain(ExplainArgs),
+    /// Wait until jobs have ended; exits 1 if one failed
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job wait 0193c2\n  fnode job wait 0193c2 --propagate\n  fnode job wait 0193c2 0193c4 --timeout 1h"
+    )]
+    Wait(WaitArgs),
+    /// Stop a job or all jobs of an array
+    #[command(after_help = STOP_EXAMPLES)]
+    Stop(StopArgs),
+    /// Submit a job again as it was
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job rerun 0193c2\n  fnode job rerun 0193c2/7   only that member of the array"
+    )]
+    Rerun(ExplainArgs),
+    /// Copy the files that a job made or changed into a directory
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job get 0193c2                 into ./0193c2…/\n  fnode job get 0193c2 --to results\n  fnode job get 0193c2/7 --to seven --json"
+    )]
+    Get(GetArgs),
+    /// Hide a job from lists
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job archive 0193c2\n  fnode job archive 0193c2 --undo\n  fnode jobs --all       shows archived ones"
+    )]
+    Archive(MarkArgs),
+    /// Delete a job's record and, in time, its files; there is no undo
+    #[command(after_help = "EXAMPLES:\n  fnode job delete 0193c2\n  fnode job archive 0193c2   hides it instead")]
+    Delete(ExplainArgs),
+    /// Put tags on a job, or take them off
+    #[command(after_help = "EXAMPLES:\n  fnode job tag 0193c2 best paper=v2\n  fnode job tag 0193c2 --remove best")]
+    Tag(TagArgs),
+    /// Write a note on a job
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job note 0193c2 \"diverged at step 3000\"\n  fnode job note 0193c2 \"\"   takes it off"
+    )]
+    Note(NoteArgs),
+    /// Keep a job's files for good, whatever retention says
+    #[command(after_help = "EXAMPLES:\n  fnode job keep 0193c2\n  fnode job keep 0193c2 --undo")]
+    Keep(MarkArgs),
+    /// Print what a job wrote (same as: fnode logs)
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs(LogsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Jobs of this project
+    #[arg(long, value_name = "NAME")]
+    pub(crate) project: Option<String>,
+    /// Jobs in this state: queued, preparing, running, completed, failed, stopped, unfinished, ended
+    #[arg(long, value_name = "STATE", value_parser = parse_states)]
+    pub(crate) state: Option<String>,
+    /// Jobs that run, or ran, on this node
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// Jobs submitted within this time
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, allow_hyphen_values = true)]
+    pub(crate) age: Option<Duration>,
+    /// Jobs with this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Jobs that this user submitted
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Archived ones too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000),
+          allow_negative_numbers = true)]
+    pub(crate) limit: u32,
+    /// Jobs of this array, one by one
+    #[arg(value_name = "ARRAY")]
+    pub(crate) array: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The job: its id or a unique prefix, with /INDEX for a member of an array
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// The jobs: ids or unique prefixes, with /INDEX for a member of an array
+    #[arg(value_name = "JOB", required = true, num_args = 1..)]
+    pub(crate) jobs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// The jobs: ids or unique prefixes
+    #[arg(value_name = "JOB", required = true, num_args = 1..)]
+    pub(crate) jobs: Vec<String>,
+    /// Give up after this time, with exit code 1; the jobs go on
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, allow_hyphen_values = true)]
+    pub(crate) timeout: Option<Duration>,
+    /// Exit with the job's own exit code; of several, the first that is not 0
+    #[arg(long)]
+    pub(crate) propagate: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The job: its id or a unique prefix, with /INDEX for a member of an array
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Where to; must not exist or be empty [default: the job's id]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MarkArgs {
+    /// The jobs: ids or unique prefixes
+    #[arg(value_name = "JOB", required = true, num_args = 1..)]
+    pub(crate) jobs: Vec<String>,
+    /// Take it back
+    #[arg(long)]
+    pub(crate) undo: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// The job
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Tags to put on
+    #[arg(value_name = "KEY[=VALUE]", value_parser = values::label_wish, required_unless_present = "remove")]
+    pub(crate) tags: Vec<values::Pair>,
+    /// A tag to take off; repeatable
+    #[arg(long, value_name = "KEY")]
+    pub(crate) remove: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NoteArgs {
+    /// The job
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Free text; replaces what was there
+    #[arg(value_name = "TEXT")]
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The job: its id or a unique prefix, with /INDEX for a member of an array
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Go on until the job ends; Ctrl-C leaves it running
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Nothing of an attempt that ended longer ago
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, allow_hyphen_values = true)]
+    pub(crate) since: Option<Duration>,
+    /// Only the last lines
+    #[arg(long, short = 'n', value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..=1_000_000),
+          allow_negative_numbers = true)]
+    pub(crate) tail: Option<u64>,
+    /// An earlier attempt, as EPOCH.NUMBER from fnode job show
+    #[arg(long, value_name = "ATTEMPT")]
+    pub(crate) attempt: Option<String>,
+}
+
+fn parse_states(text: &str) -> Result<String, String> {
+    use crate::http::words::job::StateWord;
+    StateWord::parse_set(text).map(|_| text.to_owned()).map_err(|part| {
+        format!(
+            "{part:?} is not a state; write queued, preparing, running, completed, failed, stopped, unfinished or ended"
+        )
+    })
+}

@@ -1,0 +1,184 @@
+//! A directory goes to the daemon: hashed here, and only what the daemon lacks is sent.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::Method;
+use hyper::body::Frame;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use proto::blob::FileKind;
+use proto::{ContentId, Manifest};
+
+use super::client::Client;
+use super::error::CliError;
+use crate::blobs::{PackProgress, Survey, survey};
+use crate::http::words::blob::{BlobAnswer, BundleAnswer};
+use crate::http::words::submit::EnvironmentWord;
+
+/// Bytes read at a time.
+const CHUNK: usize = 256 << 10;
+/// Files up to here are sent from memory, so that the request can be repeated.
+const IN_MEMORY_MAX: u64 = 1 << 20;
+/// What names an environment at the top of a directory: the first that is there, the most explicit first.
+const ENVIRONMENT_FILES: [&str; 3] = ["requirements.txt", "uv.lock", "pyproject.toml"];
+
+/// A bundle that the daemon has.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) answer: BundleAnswer,
+    /// Bytes of files that went over the socket.
+    pub(crate) sent_bytes: u64,
+    /// Bytes of the manifest, which always goes.
+    pub(crate) manifest_bytes: u64,
+    /// The environment that the directory asks for.
+    pub(crate) environment: Option<EnvironmentWord>,
+}
+
+/// Makes the daemon have `dir` as a bundle.
+pub(crate) async fn send(client: &mut Client, dir: &Path, is_quiet: bool) -> Result<Sent, CliError> {
+    let cache = cache_file(dir);
+    let bar = bar("packing", is_quiet);
+    let surveyed = survey(dir, &cache, |PackProgress { bytes_done, bytes_total, .. }| {
+        bar.set_length(bytes_total);
+        bar.set_position(bytes_done);
+    })?;
+    bar.finish_and_clear();
+    let manifest = Bytes::from(surveyed.encoded.clone());
+    let manifest_bytes = manifest.len() as u64;
+    let answer = client.send_bytes(Method::POST, "/bundles", "application/octet-stream", manifest).await?;
+    let answer: BundleAnswer = client.read_json(answer).await?;
+    let sent_bytes = upload(client, &surveyed, &answer, is_quiet).await?;
+    Ok(Sent { answer, sent_bytes, manifest_bytes, environment: environment(&surveyed.manifest) })
+}
+
+/// Sends what is missing; returns how many bytes that was.
+async fn upload(
+    client: &mut Client,
+    surveyed: &Survey,
+    answer: &BundleAnswer,
+    is_quiet: bool,
+) -> Result<u64, CliError> {
+    if answer.missing.is_empty() {
+        return Ok(0);
+    }
+    let mut places: BTreeMap<String, (PathBuf, u64)> = BTreeMap::new();
+    for file in &surveyed.manifest.files {
+        if let FileKind::File { content, size, .. } = file.kind {
+            places.insert(content.to_string(), (surveyed.dir.join(&file.path), size));
+        }
+    }
+    let wanted = answer.missing.iter().filter_map(|id| places.get(id).map(|place| (id, place)));
+    let total: u64 = wanted.clone().map(|(_, (_, size))| size).sum();
+    let bar = bar("sending", is_quiet);
+    bar.set_length(total);
+    for (id, (path, size)) in wanted {
+        let stored = put(client, id, path, *size, &bar).await?;
+        if stored.content != *id {
+            return Err(client.broken(format!("stored {} as another blob", path.display())));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(total)
+}
+
+async fn put(client: &mut Client, id: &str, path: &Path, size: u64, bar: &ProgressBar) -> Result<BlobAnswer, CliError> {
+    let remedy = "change its permissions, or leave it out with .fnodeignore";
+    let unreadable = |source| CliError::File { verb: "read", path: path.to_owned(), source, remedy };
+    let mut file = File::open(path).map_err(unreadable)?;
+    let route = format!("/blobs/{id}");
+    let content_type = "application/octet-stream";
+    let answer = if size <= IN_MEMORY_MAX {
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        file.take(IN_MEMORY_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        bar.inc(bytes.len() as u64);
+        client.send_bytes(Method::PUT, &route, content_type, Bytes::from(bytes)).await?
+    } else {
+        let bar = bar.clone();
+        let mut done = false;
+        // Reads of the user's own disk block this one thread, which has nothing else to do.
+        let chunks = std::iter::from_fn(move || {
+            let mut chunk = vec![0; CHUNK];
+            match file.read(&mut chunk) {
+                _ if done => None,
+                Ok(0) => None,
+                Ok(count) => {
+                    bar.inc(count as u64);
+                    chunk.truncate(count);
+                    Some(Ok(Frame::data(Bytes::from(chunk))))
+                }
+                Err(error) => {
+                    done = true;
+                    Some(Err(error))
+                }
+            }
+        });
+        let body = BodyExt::boxed(StreamBody::new(stream::iter(chunks)));
+        client.send(Method::PUT, &route, content_type, body).await?
+    };
+    client.read_json(answer).await
+}
+
+/// The environment that the directory asks for.
+fn environment(manifest: &Manifest) -> Option<EnvironmentWord> {
+    let at_top = |name: &&str| {
+        manifest.files.iter().find_map(|file| match file.kind {
+            FileKind::File { content, size: 1.., .. } if file.path == *name => {
+                Some(EnvironmentWord { path: file.path.clone(), content: content.to_string(), python: String::new() })
+            }
+            _ => None,
+        })
+    };
+    ENVIRONMENT_FILES.iter().find_map(at_top)
+}
+
+/// Which hashes the files of `dir` had: a hint in the user's cache, a file per directory.
+fn cache_file(dir: &Path) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CACHE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(std::env::temp_dir);
+    let caches = base.join("fnode");
+    // Without it every file is read each time, nothing worse.
+    let _ = std::fs::create_dir_all(&caches);
+    let full = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let name = ContentId::of(full.as_os_str().as_bytes()).to_string();
+    caches.join(name.get(..32).unwrap_or(&name))
+}
+
+/// A progress bar on a terminal; elsewhere nothing.
+pub(crate) fn bar(what: &'static str, is_quiet: bool) -> ProgressBar {
+    if is_quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    // Drawn a few times a second: a fast command shows none.
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    bar.with_message(what).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::ManifestFile;
+
+    use super::*;
+
+    fn manifest(files: &[(&str, u64)]) -> Manifest {
+        let kind = |size| FileKind::File { content: ContentId([7; 32]), size, executable: false };
+        let file = |&(path, size): &(&str, u64)| ManifestFile { path: path.to_owned(), kind: kind(size) };
+        Manifest { files: files.iter().map(file).collect() }
+    }
+
+    #[test]
+    fn the_most_explicit_file_names_the_environment() {
+        let path = |files: &[(&str, u64)]| environment(&manifest(files)).map(|environment| environment.path);
+        assert_eq!(path(&[("pyproject.toml", 9), ("requirements.txt", 9)]).as_deref(), Some("requirements.txt"));
+        assert_eq!(path(&[("pyproject.toml", 9), ("requirements.txt", 0)]).as_deref(), Some("pyproject.toml"));
+        assert_eq!(path(&[("sub/requirements.txt", 9), ("train.py", 9)]), None);
+    }
+}

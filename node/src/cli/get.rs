@@ -1,0 +1,134 @@
+//! `fnode job get`: a job's files, in a directory of the user's. Written aside and renamed, so that a
+//! directory with the wanted name is always whole.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use http_body_util::BodyExt as _;
+use hyper::Method;
+use indicatif::ProgressBar;
+use proto::blob::FileKind;
+use proto::{ByteSize, Manifest, ManifestFile};
+use serde::Serialize;
+
+use super::args::GetArgs;
+use super::bundle::bar;
+use super::client::{Client, segment};
+use super::error::CliError;
+use super::exit::Exit;
+use super::output::Output;
+use crate::http::words::blob::{OutputFile, OutputKind, Outputs};
+
+/// What was copied.
+#[derive(Serialize)]
+struct Got {
+    job: String,
+    dir: String,
+    files: usize,
+    total_bytes: u64,
+}
+
+pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> Result<Exit, CliError> {
+    let outputs: Outputs = client.get(&format!("/jobs/{}/outputs", segment(&args.job))).await?;
+    let dest = args.to.clone().unwrap_or_else(|| PathBuf::from(outputs.job.replace('/', ".")));
+    check_free(&dest)?;
+    // A node is trusted, a path is not: nothing may land outside of the directory.
+    check_paths(&outputs).map_err(|error| client.broken(format!("named files that cannot be ({error})")))?;
+    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unwritable = |source| file_error(&dest, source);
+    fs::create_dir_all(parent).map_err(unwritable)?;
+    let aside = tempfile::Builder::new().prefix(".fnode-get-").tempdir_in(parent).map_err(unwritable)?;
+    let root = aside.path().join("files");
+    fs::create_dir(&root).map_err(unwritable)?;
+    let bar = bar("fetching", output.is_json());
+    bar.set_length(outputs.total_bytes);
+    for file in &outputs.files {
+        write(&mut client, &root, file, &bar).await?;
+    }
+    bar.finish_and_clear();
+    // Takes the place of an empty directory, and of nothing else.
+    fs::rename(&root, &dest).map_err(unwritable)?;
+    let got = Got {
+        job: outputs.job,
+        dir: dest.display().to_string(),
+        files: outputs.files.len(),
+        total_bytes: outputs.total_bytes,
+    };
+    output.print(&got, |got| {
+        format!("{} files, {} of job {} are in {}", got.files, ByteSize(got.total_bytes), got.job, got.dir)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn check_free(dest: &Path) -> Result<(), CliError> {
+    let is_free = match fs::read_dir(dest) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if is_free {
+        return Ok(());
+    }
+    Err(CliError::usage(format!("{} is there already", dest.display()), "give another directory with --to DIR"))
+}
+
+fn check_paths(outputs: &Outputs) -> Result<(), proto::blob::ManifestError> {
+    let kind = |file: &OutputFile| match file.kind {
+        OutputKind::File => {
+            FileKind::File { content: proto::ContentId([0; 32]), size: file.size_bytes, executable: file.executable }
+        }
+        OutputKind::Link => FileKind::Link(file.target.clone()),
+        OutputKind::EmptyDirectory => FileKind::EmptyDirectory,
+    };
+    let files = outputs.files.iter().map(|file| ManifestFile { path: file.path.clone(), kind: kind(file) });
+    Manifest { files: files.collect() }.check()
+}
+
+async fn write(client: &mut Client, root: &Path, file: &OutputFile, bar: &ProgressBar) -> Result<(), CliError> {
+    let path = root.join(&file.path);
+    let unwritable = |source| file_error(&path, source);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(unwritable)?;
+    }
+    match file.kind {
+        OutputKind::EmptyDirectory => fs::create_dir_all(&path).map_err(unwritable),
+        OutputKind::Link => symlink(&file.target, &path).map_err(unwritable),
+        OutputKind::File => {
+            let mode = if file.executable { 0o777 } else { 0o666 };
+            let mut open = fs::OpenOptions::new();
+            let mut to = open.write(true).create_new(true).mode(mode).open(&path).map_err(unwritable)?;
+            fetch(client, file, &mut to, &path, bar).await
+        }
+    }
+}
+
+/// Copies a blob, and checks that it is the one that was asked for.
+async fn fetch(
+    client: &mut Client,
+    file: &OutputFile,
+    to: &mut fs::File,
+    path: &Path,
+    bar: &ProgressBar,
+) -> Result<(), CliError> {
+    let route = format!("/blobs/{}", segment(&file.content));
+    let answer = client.send_bytes(Method::GET, &route, "application/json", bytes::Bytes::new()).await?;
+    let mut body = answer.into_body();
+    let mut hasher = blake3::Hasher::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| client.broken(format!("broke off in the middle of {}", file.path)))?;
+        let Ok(data) = frame.into_data() else { continue };
+        hasher.update(&data);
+        to.write_all(&data).map_err(|source| file_error(path, source))?;
+        bar.inc(data.len() as u64);
+    }
+    if hasher.finalize().to_hex().as_str() == file.content {
+        return Ok(());
+    }
+    Err(client.broken(format!("sent other bytes for {} than its record names", file.path)))
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> CliError {
+    let remedy = "free some space or choose another directory with --to DIR";
+    CliError::File { verb: "write", path: path.to_owned(), source, remedy }
+}

@@ -1,0 +1,196 @@
+//! Bundles go in, blobs and outputs come out.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path as FilePath;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
+use proto::blob::FileKind;
+use proto::{ContentId, Manifest, Member};
+use tokio_util::io::ReaderStream;
+
+use super::{Answered, has_ended, job_id, job_records};
+use crate::blobs::BlobError;
+use crate::http::describe;
+use crate::http::refusal::{Raw, Refusal, blocking};
+use crate::http::routes::Shared;
+use crate::http::words::blob::{BlobAnswer, BundleAnswer, OutputFile, OutputKind, Outputs};
+use crate::http::words::error::{ErrorCode, ErrorWord};
+use crate::node::Home;
+
+/// Up to here an uploaded blob is held in memory, above in a file.
+const IN_MEMORY_MAX: usize = 1 << 20;
+/// Bytes read from the disk at a time.
+const CHUNK: usize = 256 << 10;
+
+pub(crate) async fn bundle(State(Shared { api, .. }): State<Shared>, Raw(bytes): Raw) -> Answered<BundleAnswer> {
+    let blobs = api.node.blobs().clone();
+    let dir = api.node.home().blobs();
+    let answer = blocking(move || {
+        let manifest: Manifest = proto::codec::decode(&bytes)
+            .map_err(|error| ErrorWord::bad_input(format!("the body is not a manifest: {error}"), ""))?;
+        manifest.check().map_err(|error| ErrorWord::bad_input(format!("the manifest is refused: {error}"), ""))?;
+        // What is here counts as used now, so that no sweep takes it before the job names it.
+        let missing: BTreeMap<ContentId, u64> =
+            manifest.contents().filter(|&(content, size)| !blobs.renew(content, size)).collect();
+        check_room(&dir, missing.values().sum())?;
+        let id = blobs.put_bytes(&bytes)?;
+        Ok::<_, Refusal>(BundleAnswer {
+            manifest: id.to_string(),
+            total_bytes: manifest.total_bytes(),
+            files: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
+            missing: missing.keys().map(ToString::to_string).collect(),
+        })
+    });
+    Ok(Json(answer.await?))
+}
+
+/// Refuses a bundle that cannot fit before any of it is sent.
+fn check_room(dir: &FilePath, need: u64) -> Result<(), Refusal> {
+    let stat = rustix::fs::statvfs(dir).map_err(|errno| BlobError::Io {
+        verb: "look at",
+        path: dir.to_owned(),
+        source: errno.into(),
+    })?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < need.saturating_add(crate::blobs::RESERVE_BYTES) {
+        return Err(BlobError::DiskFull { dir: dir.to_owned(), need, free }.into());
+    }
+    Ok(())
+}
+
+pub(crate) async fn put(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answered<BlobAnswer> {
+    let id = content_id(&id)?;
+    let blobs = api.node.blobs().clone();
+    let home = api.node.home().clone();
+    let mut stream = body.into_data_stream();
+    let mut held = Vec::new();
+    let mut spilled: Option<tempfile::NamedTempFile> = None;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|_| ErrorWord::bad_input("the blob broke off", "send it again"))?;
+        if spilled.is_none() && held.len() + chunk.len() <= IN_MEMORY_MAX {
+            held.extend_from_slice(&chunk);
+            continue;
+        }
+        // Written where it waits for its turn: pages of the cache, rarely the disk.
+        let file = match &mut spilled {
+            Some(file) => file,
+            None => spilled.insert(new_file(&home).and_then(|mut file| {
+                file.write_all(&held).map_err(|source| upload_error(&home, source))?;
+                held = Vec::new();
+                Ok(file)
+            })?),
+        };
+        file.write_all(&chunk).map_err(|source| upload_error(&home, source))?;
+    }
+    let stored = blocking(move || match spilled {
+        None => {
+            check_content(id, ContentId::of(&held))?;
+            Ok::<_, Refusal>((blobs.put_bytes(&held)?, held.len() as u64))
+        }
+        Some(file) => {
+            let (found, size) = blobs.put_file(file.path())?;
+            check_content(id, found)?;
+            Ok((found, size))
+        }
+    });
+    let (content, size_bytes) = stored.await?;
+    Ok(Json(BlobAnswer { content: content.to_string(), size_bytes }))
+}
+
+fn new_file(home: &Home) -> Result<tempfile::NamedTempFile, Refusal> {
+    // In the data directory: the store shares its blocks then, where the file system can.
+    tempfile::Builder::new().prefix("upload-").tempfile_in(home.run()).map_err(|source| upload_error(home, source))
+}
+
+fn upload_error(home: &Home, source: std::io::Error) -> Refusal {
+    BlobError::Io { verb: "write to", path: home.run(), source }.into()
+}
+
+fn check_content(wanted: ContentId, found: ContentId) -> Result<(), Refusal> {
+    if wanted == found {
+        return Ok(());
+    }
+    let message = format!("the bytes sent are blob {}, not {}", found.short(), wanted.short());
+    Err(ErrorWord::bad_input(message, "the file changed while it was sent; submit again").into())
+}
+
+fn content_id(text: &str) -> Result<ContentId, Refusal> {
+    text.parse().map_err(|_| {
+        ErrorWord::bad_input(format!("{text:?} is not a content id"), "give 64 lowercase hex digits").into()
+    })
+}
+
+pub(crate) async fn get(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let id = content_id(&id)?;
+    let blobs = api.node.blobs().clone();
+    let (file, size) = blocking(move || {
+        let size = blobs.has(id).ok_or(BlobError::Missing(id))?;
+        Ok::<_, BlobError>((blobs.open_blob(id)?, size))
+    })
+    .await?;
+    let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), CHUNK);
+    let headers = [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, size.to_string())];
+    Ok((headers, Body::from_stream(stream)).into_response())
+}
+
+pub(crate) async fn outputs(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<Outputs> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, job) = job_records(&api.node, id).await?;
+    let is_array = group.submitted.as_ref().is_some_and(|submitted| !submitted.spec.array.is_empty());
+    if is_array && id.member == Member::Only {
+        let hint = format!("name one of its jobs, as in: fnode job get {id}/1");
+        return Err(ErrorWord::bad_input(format!("job {id} is an array, whose jobs have files each"), hint).into());
+    }
+    let kept = job.as_ref().and_then(describe::counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
+    let Some(bundle) = kept else {
+        let (code, message, hint) = if has_ended(id, &group, job.as_ref()) {
+            (
+                ErrorCode::NotFound,
+                format!("job {id} kept no files"),
+                "it made none, failed to start, or ran with --no-outputs",
+            )
+        } else {
+            (ErrorCode::Conflict, format!("job {id} has not ended"), "wait for it: fnode job wait")
+        };
+        return Err(ErrorWord::new(code, message, hint).into());
+    };
+    let manifest = api.node.fetch_bundle(bundle.manifest).await?;
+    Ok(Json(Outputs {
+        job: id.to_string(),
+        manifest: bundle.manifest.to_string(),
+        total_bytes: manifest.total_bytes(),
+        files: manifest.files.iter().map(output_file).collect(),
+    }))
+}
+
+fn output_file(file: &proto::ManifestFile) -> OutputFile {
+    let empty = OutputFile {
+        path: file.path.clone(),
+        kind: OutputKind::EmptyDirectory,
+        content: String::new(),
+        target: String::new(),
+        size_bytes: 0,
+        executable: false,
+    };
+    match &file.kind {
+        FileKind::File { content, size, executable } => OutputFile {
+            kind: OutputKind::File,
+            content: content.to_string(),
+            size_bytes: *size,
+            executable: *executable,
+            ..empty
+        },
+        FileKind::Link(target) => OutputFile { kind: OutputKind::Link, target: target.clone(), ..empty },
+        FileKind::EmptyDirectory => empty,
+    }
+}

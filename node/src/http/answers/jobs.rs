@@ -1,0 +1,459 @@
+//! Jobs: lists, one, its end, and what users change about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use proto::event::{Event, Mark};
+use proto::record::{GroupRecord, JobRecord};
+use proto::{GroupId, JobId, Member, NodeId};
+use tokio::time::Instant;
+
+use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, view};
+use crate::http::describe::{self, Names};
+use crate::http::refusal::{Asked, Given, Refusal, blocking};
+use crate::http::routes::Shared;
+use crate::http::words::Done;
+use crate::http::words::error::{ErrorCode, ErrorWord};
+use crate::http::words::explain::ExplanationWord;
+use crate::http::words::job::{JobLine, JobPage, JobQuery, JobWord, MarkRequest, MemberQuery, StateWord, WaitQuery};
+use crate::http::words::submit::check_label;
+use crate::node::{NodeError, NodeHandle, NodeNews, unix_ms};
+use crate::store::GroupFilter;
+
+/// A page when no limit is asked for, and the largest.
+const LIMIT: u32 = 100;
+const LIMIT_MAX: u32 = 1_000;
+/// Groups read from the store at a time.
+const BATCH: usize = 200;
+/// Groups looked at for one page: a filter that nothing meets must not read the whole history in one go.
+const SCANNED_MAX: usize = 20_000;
+/// Members of an array looked at for one page.
+const MEMBERS_SCANNED_MAX: usize = 50_000;
+/// Notes and the values of tags, in bytes.
+const NOTE_MAX: usize = 4_096;
+/// Tags of one job.
+const TAGS_MAX: usize = 64;
+/// A wait without a limit of its own, and the longest.
+const WAIT: u64 = 30;
+const WAIT_MAX: u64 = 60;
+/// While somebody waits, the record is looked at this often even if no news come.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A [`JobQuery`] with everything looked up.
+struct Wanted {
+    filter: GroupFilter,
+    states: BTreeSet<StateWord>,
+    node: Option<NodeId>,
+    name: String,
+    oldest_unix_ms: u64,
+    limit: usize,
+}
+
+pub(crate) async fn list(State(Shared { api, .. }): State<Shared>, Asked(query): Asked<JobQuery>) -> Answered<JobPage> {
+    let (view, names) = view(&api.node).await?;
+    if !query.project.is_empty() {
+        projects::find(&api.node, &query.project).await?;
+    }
+    let node = match query.node.as_str() {
+        "" => None,
+        text => Some(node_id(&view, &names, text)?),
+    };
+    let wanted = wanted(query, node)?;
+    let handle = api.node.clone();
+    let preparing = describe::preparing(&view);
+    let me = view.me;
+    Ok(Json(blocking(move || page(&handle, &wanted, &preparing, me, &names)).await?))
+}
+
+fn wanted(query: JobQuery, node: Option<NodeId>) -> Result<Wanted, Refusal> {
+    let states = states(&query.state)?;
+    let before = match query.after.as_str() {
+        "" => None,
+        text => Some(text.parse::<GroupId>().map_err(|_| bad_cursor(text))?),
+    };
+    let some = |text: String| if text.is_empty() { None } else { Some(text) };
+    // An index of unfinished groups exists; use it when nothing else is wanted.
+    let unfinished = !states.is_empty() && states.iter().all(|state| !state.is_final());
+    Ok(Wanted {
+        filter: GroupFilter {
+            project: some(query.project),
+            user: some(query.user),
+            unfinished,
+            hidden: query.all,
+            before,
+        },
+        states,
+        node,
+        name: query.name,
+        oldest_unix_ms: if query.within_s == 0 {
+            0
+        } else {
+            unix_ms().saturating_sub(query.within_s.saturating_mul(1_000))
+        },
+        limit: limit(query.limit)?,
+    })
+}
+
+fn states(text: &str) -> Result<BTreeSet<StateWord>, Refusal> {
+    if text.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    StateWord::parse_set(text).map_err(|part| {
+        let hint = "write queued, preparing, running, completed, failed, stopped, unfinished or ended";
+        Refusal(ErrorWord::bad_input(format!("{part:?} is not a state"), hint))
+    })
+}
+
+fn bad_cursor(text: &str) -> Refusal {
+    Refusal(ErrorWord::bad_input(format!("{text:?} is not the end of a page"), "give the next of the page before"))
+}
+
+fn limit(asked: u32) -> Result<usize, Refusal> {
+    match asked {
+        0 => Ok(LIMIT as usize),
+        1..=LIMIT_MAX => Ok(asked as usize),
+        _ => Err(ErrorWord::bad_input(format!("a page has at most {LIMIT_MAX} jobs"), "ask for less").into()),
+    }
+}
+
+fn page(
+    node: &NodeHandle,
+    wanted: &Wanted,
+    preparing: &BTreeMap<GroupId, Vec<Member>>,
+    me: NodeId,
+    names: &Names,
+) -> Result<JobPage, NodeError> {
+    let mut page = JobPage::default();
+    let mut filter = wanted.filter.clone();
+    let mut scanned = 0;
+    loop {
+        let groups = node.groups(&filter, BATCH)?;
+        let is_last = groups.len() < BATCH;
+        for (group, record) in groups {
+            if group.unix_ms() < wanted.oldest_unix_ms {
+                return Ok(page);
+            }
+            scanned += 1;
+            filter.before = Some(group);
+            let known = preparing.get(&group).map_or(0, Vec::len) as u64;
+            let seen = look(node, group, &record, known, names)?;
+            let Some((line, nodes)) = seen else { continue };
+            let on_node = |wanted| nodes.contains(&wanted) || (wanted == me && known > 0);
+            let fits = (wanted.states.is_empty() || matches(&line, &wanted.states))
+                && (wanted.name.is_empty() || line.name == wanted.name)
+                && !record.marks.deleted
+                && wanted.node.is_none_or(on_node);
+            if fits {
+                page.jobs.push(line);
+            }
+            if page.jobs.len() >= wanted.limit || scanned >= SCANNED_MAX {
+                page.next = group.to_string();
+                return Ok(page);
+            }
+        }
+        if is_last {
+            return Ok(page);
+        }
+    }
+}
+
+/// A group's line, and the nodes that its jobs ran on.
+fn look(
+    node: &NodeHandle,
+    group: GroupId,
+    record: &GroupRecord,
+    preparing: u64,
+    names: &Names,
+) -> Result<Option<(JobLine, BTreeSet<NodeId>)>, NodeError> {
+    let id = JobId::only(group);
+    let workers = |job: &JobRecord| job.attempts.keys().map(|key| key.worker).collect::<Vec<_>>();
+    let is_array = record.submitted.as_ref().is_some_and(|submitted| !submitted.spec.array.is_empty());
+    let (job, nodes) = if is_array {
+        // The first thousand tell where an array runs; more would make a list slow.
+        let jobs = node.jobs_of(group, None, LIMIT_MAX as usize)?;
+        (None, jobs.iter().flat_map(|(_, job)| workers(job)).collect())
+    } else {
+        let job = node.job(id)?;
+        let nodes = job.iter().flat_map(workers).collect();
+        (job, nodes)
+    };
+    Ok(describe::job_line(id, record, job.as_ref(), preparing, names).map(|line| (line, nodes)))
+}
+
+/// An array is wanted when any of its jobs stands so.
+fn matches(line: &JobLine, states: &BTreeSet<StateWord>) -> bool {
+    let Some(counts) = &line.array else { return states.contains(&line.state) };
+    states.iter().any(|state| {
+        0 < match state {
+            StateWord::Queued => counts.queued,
+            StateWord::Preparing => counts.preparing,
+            StateWord::Running => counts.running,
+            StateWord::Completed => counts.completed,
+            StateWord::Failed => counts.failed,
+            StateWord::Stopped => counts.stopped,
+        }
+    })
+}
+
+pub(crate) async fn members(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+    Asked(query): Asked<MemberQuery>,
+) -> Answered<JobPage> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, _) = job_records(&api.node, id).await?;
+    let (view, names) = view(&api.node).await?;
+    let states = states(&query.state)?;
+    let limit = limit(query.limit)?;
+    let after = match query.after.as_str() {
+        "" => None,
+        text => Some(text.parse::<u32>().map_err(|_| bad_cursor(text))?),
+    };
+    let preparing: BTreeSet<Member> =
+        describe::preparing(&view).remove(&id.group).unwrap_or_default().into_iter().collect();
+    let handle = api.node.clone();
+    let page = move || member_page(&handle, id.group, &group, &preparing, (&states, after, limit), &names);
+    Ok(Json(blocking(page).await?))
+}
+
+fn member_page(
+    node: &NodeHandle,
+    id: GroupId,
+    group: &GroupRecord,
+    preparing: &BTreeSet<Member>,
+    (states, after, limit): (&BTreeSet<StateWord>, Option<u32>, usize),
+    names: &Names,
+) -> Result<JobPage, NodeError> {
+    let mut page = JobPage::default();
+    let Some(submitted) = &group.submitted else { return Ok(page) };
+    let mut records: BTreeMap<Member, JobRecord> = BTreeMap::new();
+    let mut read_to = after.map(Member::Index);
+    let mut all_read = false;
+    let members = submitted.spec.members().filter(|member| after.is_none_or(|after| *member > Member::Index(after)));
+    for (scanned, member) in members.enumerate() {
+        // Records come in the order of members; those without one are queued.
+        while !all_read && read_to.is_none_or(|read_to| read_to < member) {
+            let batch = node.jobs_of(id, read_to, BATCH)?;
+            all_read = batch.len() < BATCH;
+            read_to = batch.last().map(|(member, _)| *member).or(read_to);
+            records.extend(batch);
+        }
+        let job = records.remove(&member);
+        let known = u64::from(preparing.contains(&member));
+        let line = describe::job_line(JobId { group: id, member }, group, job.as_ref(), known, names);
+        let Some(line) = line else { continue };
+        let is_deleted = job.is_some_and(|job| job.marks.deleted);
+        if !is_deleted && (states.is_empty() || states.contains(&line.state)) {
+            page.jobs.push(line);
+        }
+        if page.jobs.len() >= limit || scanned + 1 >= MEMBERS_SCANNED_MAX {
+            if let Member::Index(index) = member {
+                page.next = index.to_string();
+            }
+            break;
+        }
+    }
+    Ok(page)
+}
+
+pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<JobWord> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, job) = job_records(&api.node, id).await?;
+    Ok(Json(word(&api.node, id, &group, job.as_ref()).await?))
+}
+
+/// The whole record as a word; unfinished jobs as their coordinator sees them.
+async fn word(node: &NodeHandle, id: JobId, group: &GroupRecord, job: Option<&JobRecord>) -> Result<JobWord, Refusal> {
+    let (view, names) = view(node).await?;
+    let known = describe::preparing(&view).remove(&id.group).unwrap_or_default();
+    let preparing = match id.member {
+        Member::Only => known.len(),
+        member => known.iter().filter(|&&known| known == member).count(),
+    };
+    let line = describe::job_line(id, group, job, preparing as u64, &names);
+    let mut word = describe::job(line.unwrap_or_default(), id, group, job, &names);
+    if !word.line.state.is_final()
+        && word.line.array.is_none()
+        && let Some(told) = node.explain(id).await?
+    {
+        word.line.state = told.state.into();
+        word.line.node = word.line.node.or(told.worker.map(|node| names.of(node)));
+    }
+    Ok(word)
+}
+
+pub(crate) async fn explain(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+) -> Answered<ExplanationWord> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, job) = job_records(&api.node, id).await?;
+    let (_, names) = view(&api.node).await?;
+    let id = first_waiting(&api.node, id, &group).await?;
+    match api.node.explain(id).await? {
+        Some(told) if !has_ended(id, &group, job.as_ref()) => {
+            Ok(Json(describe::explanation(id, &told, &group, &names)))
+        }
+        _ => Ok(Json(ended_explanation(id, &group, job.as_ref(), &names))),
+    }
+}
+
+/// An array as a whole does not wait, its jobs do: the first that has not begun stands for it.
+async fn first_waiting(node: &NodeHandle, id: JobId, group: &GroupRecord) -> Result<JobId, Refusal> {
+    let Some(submitted) = &group.submitted else { return Ok(id) };
+    if id.member != Member::Only || submitted.spec.array.is_empty() {
+        return Ok(id);
+    }
+    let (handle, members) = (node.clone(), submitted.spec.array.clone());
+    let first = blocking(move || {
+        let begun = handle.jobs_of(id.group, None, LIMIT_MAX as usize)?;
+        let begun: BTreeSet<Member> = begun.into_iter().map(|(member, _)| member).collect();
+        let mut indices = members.iter().map(Member::Index);
+        Ok::<_, NodeError>(indices.find(|member| !begun.contains(member)).or(members.iter().map(Member::Index).next()))
+    });
+    Ok(JobId { group: id.group, member: first.await?.unwrap_or(id.member) })
+}
+
+fn ended_explanation(id: JobId, group: &GroupRecord, job: Option<&JobRecord>, names: &Names) -> ExplanationWord {
+    let line = describe::job_line(id, group, job, 0, names).unwrap_or_default();
+    let how = line.ending.as_ref().map(|ending| ending.text.clone());
+    ExplanationWord {
+        job: id.to_string(),
+        state: line.state,
+        summary: match how {
+            Some(how) => format!("it has ended: {how}"),
+            None => format!("it is {}", line.state.as_str()),
+        },
+        help: String::new(),
+        coordinator: group.claim.map(|claim| names.of(claim.coordinator)),
+        coordinator_up: true,
+        worker: line.node,
+        waits_for: Vec::new(),
+        fits_somewhere: true,
+        nodes: Vec::new(),
+    }
+}
+
+pub(crate) async fn wait(
+    State(Shared { api, mut closing }): State<Shared>,
+    Path(id): Path<String>,
+    Asked(query): Asked<WaitQuery>,
+) -> Answered<JobWord> {
+    let seconds = if query.timeout_s == 0 { WAIT } else { query.timeout_s.min(WAIT_MAX) };
+    let id = job_id(&api.node, &id).await?;
+    // Listened to before the record is read: what happens in between is heard.
+    let mut news = api.node.news();
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let (group, job) = job_records(&api.node, id).await?;
+        if has_ended(id, &group, job.as_ref()) || Instant::now() >= deadline {
+            return Ok(Json(word(&api.node, id, &group, job.as_ref()).await?));
+        }
+        let look = (Instant::now() + LOOK_EVERY).min(deadline);
+        tokio::select! {
+            _ = closing.wait_for(|&closing| closing) => return Err(NodeError::Closing.into()),
+            () = tokio::time::sleep_until(look) => {}
+            () = concerns(&mut news, id.group) => {}
+        }
+    }
+}
+
+/// Returns once there is news of `group`, or so much news that some were missed.
+async fn concerns(news: &mut tokio::sync::broadcast::Receiver<NodeNews>, group: GroupId) {
+    let prefix = group.to_string();
+    loop {
+        match news.recv().await {
+            Ok(NodeNews::Job { job, .. }) if job.starts_with(&prefix) => return,
+            Ok(_) => {}
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => return,
+            // The node ends; the deadline answers.
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+pub(crate) async fn stop(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<Done> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, job) = job_records(&api.node, id).await?;
+    if has_ended(id, &group, job.as_ref()) {
+        let line = describe::job_line(id, &group, job.as_ref(), 0, &Names::default()).unwrap_or_default();
+        let message = format!("job {id} has ended already: {}", line.state.as_str());
+        return Err(ErrorWord::new(ErrorCode::Conflict, message, format!("see fnode job show {id}")).into());
+    }
+    api.node.write(Event::StopWished { job: id }).await?;
+    Ok(done(format!("job {id} is asked to stop")))
+}
+
+pub(crate) async fn delete(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<Done> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, job) = job_records(&api.node, id).await?;
+    if !has_ended(id, &group, job.as_ref()) {
+        let message = format!("job {id} has not ended");
+        return Err(ErrorWord::new(ErrorCode::Conflict, message, format!("stop it first: fnode stop {id}")).into());
+    }
+    api.node.write(Event::Marked { job: id, mark: Mark::Deleted }).await?;
+    Ok(done(format!("job {id} is deleted; fnode gc frees its files")))
+}
+
+pub(crate) async fn mark(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+    Given(request): Given<MarkRequest>,
+) -> Answered<Done> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, job) = job_records(&api.node, id).await?;
+    let line = describe::job_line(id, &group, job.as_ref(), 0, &Names::default()).unwrap_or_default();
+    let marks = marks(request, &line)?;
+    let texts: Vec<String> = marks.iter().map(mark_text).collect();
+    for mark in marks {
+        api.node.write(Event::Marked { job: id, mark }).await?;
+    }
+    Ok(done(format!("job {id} is {}", texts.join(", "))))
+}
+
+fn marks(request: MarkRequest, line: &JobLine) -> Result<Vec<Mark>, ErrorWord> {
+    let mut marks = Vec::new();
+    marks.extend(request.archived.map(Mark::Archived));
+    marks.extend(request.kept.map(Mark::Kept));
+    if let Some(note) = request.note {
+        if note.len() > NOTE_MAX {
+            return Err(ErrorWord::bad_input(format!("the note is longer than {NOTE_MAX} bytes"), "shorten it"));
+        }
+        marks.push(Mark::Noted(note));
+    }
+    for key in request.untag {
+        if !line.tags.contains_key(&key) {
+            let hint = format!("see fnode job show {}", line.id);
+            return Err(ErrorWord::not_found(format!("the job has no tag {key:?}"), hint));
+        }
+        marks.push(Mark::Untagged { key });
+    }
+    if line.tags.len() + request.tags.len() > TAGS_MAX {
+        return Err(ErrorWord::bad_input(format!("a job has at most {TAGS_MAX} tags"), "take some off with --remove"));
+    }
+    for (key, value) in request.tags {
+        check_label(&key, &value)?;
+        marks.push(Mark::Tagged { key, value });
+    }
+    if marks.is_empty() {
+        return Err(ErrorWord::bad_input("nothing is to be changed", "give archived, kept, note, tags or untag"));
+    }
+    Ok(marks)
+}
+
+fn mark_text(mark: &Mark) -> String {
+    match mark {
+        Mark::Archived(true) => "archived".to_owned(),
+        Mark::Archived(false) => "back in lists".to_owned(),
+        Mark::Deleted => "deleted".to_owned(),
+        Mark::Tagged { key, value } if value.is_empty() => format!("tagged {key}"),
+        Mark::Tagged { key, value } => format!("tagged {key}={value}"),
+        Mark::Untagged { key } => format!("no longer tagged {key}"),
+        Mark::Noted(note) if note.is_empty() => "without a note".to_owned(),
+        Mark::Noted(_) => "noted".to_owned(),
+        Mark::Kept(true) => "kept for good".to_owned(),
+        Mark::Kept(false) => "no longer kept for good".to_owned(),
+    }
+}

@@ -1,0 +1,197 @@
+//! The one table of routes: the router and the OpenAPI page are both made from it, so neither can know a
+//! route that the other does not.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::Method;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use proto::codec::BODY_MAX;
+use tokio::sync::watch;
+use utoipa::ToSchema;
+
+use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, secrets, submit};
+use super::openapi::Described;
+use super::refusal::Refusal;
+use super::words::blob::{BlobAnswer, BundleAnswer, Outputs};
+use super::words::error::{ErrorCode, ErrorWord};
+use super::words::explain::ExplanationWord;
+use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequest, MemberQuery, WaitQuery};
+use super::words::node::{DrainRequest, LabelRequest, NodeInfo, NodeWord, Nodes, Status};
+use super::words::project::{ProjectRequest, ProjectWord, Projects};
+use super::words::submit::{SubmitAnswer, SubmitRequest};
+use super::words::{
+    CollectRequest, Collected, Done, EventQuery, EventWord, Findings, Invitation, InviteRequest, SecretNames,
+    ShutdownRequest,
+};
+use super::{API_PREFIX, Api};
+use crate::node::SECRET_MAX;
+
+/// Requests in JSON: a specification with all its texts, escaped, fits.
+const JSON_MAX: usize = 2 << 20;
+
+/// What handlers share beside the node.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) api: Api,
+    /// Turns true when the node ends: streams end then.
+    pub(crate) closing: watch::Receiver<bool>,
+}
+
+/// One route: what it is, and who answers it.
+pub struct Route {
+    /// Method.
+    pub method: Method,
+    /// Path after the prefix, with `{names}`.
+    pub path: &'static str,
+    /// One line for people.
+    pub summary: &'static str,
+    /// What may stand after the question mark.
+    pub query: Option<Described>,
+    /// What it takes.
+    pub body: Body,
+    /// What it gives.
+    pub answer: Answer,
+    body_max: usize,
+    handler: MethodRouter<Shared>,
+}
+
+/// What a route takes.
+pub enum Body {
+    /// Nothing.
+    None,
+    /// A word.
+    Json(Described),
+    /// Bytes as they are.
+    Bytes,
+}
+
+/// What a route gives.
+pub enum Answer {
+    /// A word.
+    Json(Described),
+    /// The OpenAPI page.
+    Page,
+    /// Bytes as they are.
+    Bytes,
+    /// Server-sent events.
+    Events(Described),
+    /// A log: bytes, or server-sent events when these are asked for.
+    Log(Described),
+}
+
+impl Route {
+    fn new<H, T>(method: Method, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: axum::handler::Handler<T, Shared>,
+        T: 'static,
+    {
+        let filter = MethodFilter::try_from(method.clone()).expect("the table names ordinary methods");
+        let handler = on(filter, handler);
+        let (query, body, answer) = (None, Body::None, Answer::Bytes);
+        Self { method, path, summary, query, body, answer, body_max: 0, handler }
+    }
+
+    fn asks<Q: ToSchema>(mut self) -> Self {
+        self.query = Some(Described::of::<Q>());
+        self
+    }
+
+    fn takes<B: ToSchema>(mut self) -> Self {
+        self.body = Body::Json(Described::of::<B>());
+        self.body_max = JSON_MAX;
+        self
+    }
+
+    fn takes_bytes(mut self, max: usize) -> Self {
+        self.body = Body::Bytes;
+        self.body_max = max;
+        self
+    }
+
+    fn gives<A: ToSchema>(mut self) -> Self {
+        self.answer = Answer::Json(Described::of::<A>());
+        self
+    }
+
+    /// `get_jobs_id_log`.
+    #[must_use]
+    pub fn operation_id(&self) -> String {
+        let path: String = self.path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let parts = path.split('_').filter(|part| !part.is_empty());
+        std::iter::once(self.method.as_str().to_lowercase().as_str()).chain(parts).collect::<Vec<_>>().join("_")
+    }
+}
+
+/// Every route, in the order of the page.
+#[must_use]
+#[rustfmt::skip]
+pub fn described_routes() -> Vec<Route> {
+    use Method as M;
+    let mut events = Route::new(M::GET, "/events", "What happens, as it happens", events::events).asks::<EventQuery>();
+    events.answer = Answer::Events(Described::of::<EventWord>());
+    let mut log = Route::new(M::GET, "/jobs/{id}/log", "What a job wrote, also while it runs", logs::log).asks::<LogQuery>();
+    log.answer = Answer::Log(Described::of::<LogEvent>());
+    let mut page = Route::new(M::GET, "/openapi.json", "This page", cluster::openapi);
+    page.answer = Answer::Page;
+    vec![
+        page,
+        Route::new(M::GET, "/node", "The answering node", cluster::node).gives::<NodeInfo>(),
+        Route::new(M::GET, "/status", "Nodes, what is free, unfinished jobs", cluster::status).gives::<Status>(),
+        Route::new(M::GET, "/doctor", "What is wrong with this machine", cluster::doctor).gives::<Findings>(),
+        Route::new(M::POST, "/invite", "A ticket for the next node", cluster::invite).takes::<InviteRequest>().gives::<Invitation>(),
+        Route::new(M::POST, "/pause", "Take no more jobs on this node", cluster::pause).gives::<Done>(),
+        Route::new(M::POST, "/resume", "Take jobs on this node again", cluster::resume).gives::<Done>(),
+        Route::new(M::POST, "/shutdown", "End this node's daemon", cluster::shutdown).takes::<ShutdownRequest>().gives::<Done>(),
+        Route::new(M::POST, "/gc", "Remove blobs that nothing needs", cluster::gc).takes::<CollectRequest>().gives::<Collected>(),
+        events,
+        Route::new(M::GET, "/nodes", "All nodes", nodes::list).gives::<Nodes>(),
+        Route::new(M::GET, "/nodes/{node}", "One node, by name, id or id prefix", nodes::show).gives::<NodeWord>(),
+        Route::new(M::DELETE, "/nodes/{node}", "Shut a node out for ever", nodes::remove).gives::<Done>(),
+        Route::new(M::PUT, "/nodes/{node}/drained", "Whether a node takes no more jobs", nodes::drain).takes::<DrainRequest>().gives::<Done>(),
+        Route::new(M::PATCH, "/nodes/{node}/labels", "Labels of a node", nodes::label).takes::<LabelRequest>().gives::<Done>(),
+        Route::new(M::POST, "/bundles", "A manifest; answers which of its files are missing", blobs::bundle).takes_bytes(BODY_MAX + 64).gives::<BundleAnswer>(),
+        Route::new(M::GET, "/blobs/{id}", "The bytes of a blob that is on this node", blobs::get),
+        Route::new(M::PUT, "/blobs/{id}", "Store a blob under its content id", blobs::put).takes_bytes(usize::MAX).gives::<BlobAnswer>(),
+        Route::new(M::GET, "/jobs", "Jobs, the newest first", jobs::list).asks::<JobQuery>().gives::<JobPage>(),
+        Route::new(M::POST, "/jobs", "Submit a job or an array", submit::submit).takes::<SubmitRequest>().gives::<SubmitAnswer>(),
+        Route::new(M::GET, "/jobs/{id}", "One job, by id or unique prefix", jobs::show).gives::<JobWord>(),
+        Route::new(M::DELETE, "/jobs/{id}", "Delete a job that has ended", jobs::delete).gives::<Done>(),
+        Route::new(M::GET, "/jobs/{id}/members", "The jobs of an array", jobs::members).asks::<MemberQuery>().gives::<JobPage>(),
+        Route::new(M::GET, "/jobs/{id}/explanation", "Why a job waits", jobs::explain).gives::<ExplanationWord>(),
+        Route::new(M::GET, "/jobs/{id}/wait", "The job, once it has ended or the time is over", jobs::wait).asks::<WaitQuery>().gives::<JobWord>(),
+        Route::new(M::POST, "/jobs/{id}/stop", "Stop a job", jobs::stop).gives::<Done>(),
+        Route::new(M::POST, "/jobs/{id}/rerun", "Submit a job again as it was", submit::rerun).gives::<SubmitAnswer>(),
+        Route::new(M::PATCH, "/jobs/{id}/marks", "What people see of a job", jobs::mark).takes::<MarkRequest>().gives::<Done>(),
+        Route::new(M::GET, "/jobs/{id}/outputs", "Files that a job made or changed", blobs::outputs).gives::<Outputs>(),
+        log,
+        Route::new(M::GET, "/projects", "All projects", projects::list).gives::<Projects>(),
+        Route::new(M::GET, "/projects/{name}", "One project", projects::show).gives::<ProjectWord>(),
+        Route::new(M::PUT, "/projects/{name}", "Describe a project", projects::describe).takes::<ProjectRequest>().gives::<Done>(),
+        Route::new(M::GET, "/secrets", "Names of this node's secrets", secrets::list).gives::<SecretNames>(),
+        Route::new(M::PUT, "/secrets/{name}", "Keep a secret on this node", secrets::set).takes_bytes(SECRET_MAX + 1).gives::<Done>(),
+        Route::new(M::DELETE, "/secrets/{name}", "Forget a secret", secrets::remove).gives::<Done>(),
+    ]
+}
+
+/// The router of all routes; streams end when `closing` turns true.
+pub fn router(api: Api, closing: watch::Receiver<bool>) -> Router {
+    let mut routes = Router::new();
+    for route in described_routes() {
+        let limit = match route.body_max {
+            // Bodies of blobs are counted while they are written.
+            usize::MAX => DefaultBodyLimit::disable(),
+            max => DefaultBodyLimit::max(max),
+        };
+        routes = routes.route(&format!("{API_PREFIX}{}", route.path), route.handler.layer(limit));
+    }
+    routes.fallback(no_route).method_not_allowed_fallback(no_method).with_state(Shared { api, closing })
+}
+
+async fn no_route() -> Refusal {
+    Refusal(ErrorWord::not_found("there is no such path", "see /api/fnode/v1/openapi.json"))
+}
+
+async fn no_method(method: Method) -> Refusal {
+    let message = format!("this path does not take {method}");
+    Refusal(ErrorWord::new(ErrorCode::MethodNotAllowed, message, "see /api/fnode/v1/openapi.json"))
+}

@@ -1,0 +1,83 @@
+//! Bundles and blobs as the API names them. Their bytes travel as they are, not as JSON.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a node lacks of a bundle whose manifest it has just been given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BundleAnswer {
+    /// The bundle's id: the content id of its manifest.
+    pub manifest: String,
+    /// Sum of its files' sizes.
+    pub total_bytes: u64,
+    /// How many entries it has.
+    pub files: u32,
+    /// Content ids of files that must be sent with `PUT /blobs/{id}` before the bundle can be used.
+    pub missing: Vec<String>,
+}
+
+/// A bundle in a job's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BundleWord {
+    /// Content id of its manifest.
+    pub manifest: String,
+    /// Sum of its files' sizes.
+    pub total_bytes: u64,
+    /// How many entries it has.
+    pub files: u32,
+}
+
+/// A blob that has been stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BlobAnswer {
+    /// Its content id.
+    pub content: String,
+    /// Its length.
+    pub size_bytes: u64,
+}
+
+/// Files that a job made or changed, now on the answering node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Outputs {
+    /// The job.
+    pub job: String,
+    /// Content id of their manifest.
+    pub manifest: String,
+    /// Sum of their sizes.
+    pub total_bytes: u64,
+    /// In path order.
+    pub files: Vec<OutputFile>,
+}
+
+/// One file, link or empty directory of [`Outputs`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputFile {
+    /// Relative to the job's directory.
+    pub path: String,
+    /// What lies there.
+    pub kind: OutputKind,
+    /// Content id; empty unless it is a file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub content: String,
+    /// Where a link leads; empty unless it is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub target: String,
+    /// Length of a file.
+    #[serde(default)]
+    pub size_bytes: u64,
+    /// Whether its owner may execute it.
+    #[serde(default)]
+    pub executable: bool,
+}
+
+/// What a path of [`Outputs`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputKind {
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+    /// A directory with nothing in it.
+    EmptyDirectory,
+}

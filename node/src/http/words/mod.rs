@@ -1,0 +1,150 @@
+//! What the HTTP API says and hears, as JSON: one record per thing. The server fills them, the command line
+//! prints them, as a table or, with `--json`, as they are. Nothing here opens, asks or decides.
+//!
+//! Units stand last in names of plain numbers (`memory_bytes`, `started_unix_ms`). Requests refuse unknown
+//! fields, so that a typing error is told; answers may gain fields.
+
+pub mod blob;
+pub mod ending;
+pub mod error;
+pub mod explain;
+pub mod job;
+pub mod node;
+pub mod project;
+pub mod submit;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::doctor::{Check, State};
+
+/// A command that changed something and has nothing else to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Done {
+    /// What changed, in one sentence.
+    pub done: String,
+}
+
+/// `POST /invite`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InviteRequest {
+    /// Seconds for which the ticket may be used.
+    pub ttl_s: u64,
+}
+
+/// What a new node needs to join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Invitation {
+    /// The ticket's text, `fnode1…`.
+    pub ticket: String,
+    /// Name of the cluster that it opens.
+    pub cluster_name: String,
+    /// From this instant on it is not accepted, in milliseconds since 1970.
+    pub expires_unix_ms: u64,
+}
+
+/// `POST /shutdown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownRequest {
+    /// Also stop the jobs that run on this node; without it they go on.
+    #[serde(default)]
+    pub stop_jobs: bool,
+}
+
+/// Names of secrets; their values are never told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretNames {
+    /// Sorted.
+    pub names: Vec<String>,
+}
+
+/// `POST /gc`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CollectRequest {
+    /// Files of jobs that ended longer ago go too, unless the job is kept; 0: only of deleted jobs.
+    pub older_than_s: u64,
+}
+
+/// What `fnode gc` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Collected {
+    /// Blobs removed.
+    pub blobs: u64,
+    /// Bytes freed.
+    pub freed_bytes: u64,
+    /// Bytes that this node's blobs still have.
+    pub left_bytes: u64,
+}
+
+/// One thing that `fnode doctor` looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// What was looked at: `disk`, `clock`, `firewall`, ….
+    pub subject: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub text: String,
+    /// What to do; empty when nothing is to be done.
+    pub remedy: String,
+}
+
+/// How a [`Finding`] is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Does not apply here, or cannot be told.
+    Skipped,
+    /// Something works less well than it could.
+    Warning,
+    /// Something does not work.
+    Bad,
+}
+
+impl From<Check> for Finding {
+    fn from(check: Check) -> Self {
+        let verdict = match check.state {
+            State::Ok => Verdict::Good,
+            State::Skipped => Verdict::Skipped,
+            State::Warn => Verdict::Warning,
+            State::Fail => Verdict::Bad,
+        };
+        Self { subject: check.name, verdict, text: check.finding, remedy: check.remedy }
+    }
+}
+
+/// Everything that `fnode doctor` found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Findings {
+    /// In the order of looking.
+    pub findings: Vec<Finding>,
+}
+
+/// One event of `GET /events`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventWord {
+    /// Which kind: `job`, `node`, `take_over`, `notice`, `missed`.
+    pub kind: String,
+    /// The job concerned; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub job: String,
+    /// The node concerned; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// `GET /events`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventQuery {
+    /// Only events of this job.
+    #[serde(default)]
+    pub job: String,
+}
