@@ -1,7 +1,9 @@
-//! Who keeps a second copy of what a job leaves, so that its log and its outputs outlive its node.
+//! Who has what: where a bundle is likely to be had, and who keeps a second copy of what a job leaves, so that its
+//! log and its outputs outlive its node.
 
 use crate::core_io::Effect;
 use crate::id::{GroupId, JobId, NodeId};
+use crate::job::GroupSpec;
 use crate::record::{AttemptKey, JobRecord, rank};
 use crate::view::View;
 
@@ -22,6 +24,22 @@ pub(crate) fn keep(job: JobId, record: &JobRecord, view: &View) -> Option<Effect
     let finished = record.attempts.get(&key)?.finished.as_ref()?;
     let something = finished.log.is_some() || finished.outputs.is_some();
     something.then(|| Effect::Keep { from: worker, log: finished.log.clone(), outputs: finished.outputs })
+}
+
+/// Who is likely to have the bundle: who accepted it, who coordinates, then whose advert says so.
+pub(crate) fn providers(coordinator: Option<NodeId>, author: NodeId, spec: &GroupSpec, view: &View) -> Vec<NodeId> {
+    let Some(bundle) = spec.bundle else { return Vec::new() };
+    let said = view
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.advert.as_ref().is_some_and(|advert| advert.has_bundle(bundle.manifest)));
+    let mut providers: Vec<NodeId> = Vec::new();
+    for node in std::iter::once(author).chain(coordinator).chain(said.map(|(&node, _)| node)).chain(view.peers()) {
+        if node != view.me && view.is_up(node) && !providers.contains(&node) {
+            providers.push(node);
+        }
+    }
+    providers
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ pub mod ticket;
 pub mod time;
 pub mod verdict;
 pub mod view;
+mod waiting;
 mod worker;
 
 pub use blob::{ContentId, Manifest, ManifestFile};

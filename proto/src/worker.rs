@@ -12,6 +12,7 @@ use crate::capacity::{Capacity, Lack, Requirement, Reservation};
 use crate::core_io::{Adopted, Effect, Now, Run};
 use crate::entry::Position;
 use crate::event::{AttemptFinished, Event};
+use crate::holders::providers;
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
 use crate::job::{Ending, GroupSpec, LostReason, Usage};
 use crate::message::{Accepting, Message, Offer, OfferReply};
@@ -21,6 +22,7 @@ use crate::pull::Pull;
 use crate::record::{AttemptKey, Claim, GroupRecord, JobRecord};
 use crate::time::Timestamp;
 use crate::view::View;
+use crate::waiting::Waiting;
 
 /// A start is told this late, so that a job that ends sooner needs one event, not two.
 pub(crate) const TELL_START_AFTER: Duration = Duration::from_millis(30);
@@ -73,17 +75,6 @@ enum Phase {
     Announced { reservation: Reservation, until: Timestamp, seq: Option<u64> },
     /// Handed to the shell.
     Running { reservation: Reservation, since: Timestamp, halted: bool },
-}
-
-/// Claimed attempts that are not handed to the shell yet, with their sums.
-#[derive(Debug, Default)]
-struct Waiting {
-    order: VecDeque<AttemptId>,
-    by_group: BTreeMap<GroupId, u64>,
-    cpu_milli: u64,
-    memory_bytes: u64,
-    /// How many of them need a graphics processor.
-    gpu_jobs: usize,
 }
 
 impl Worker {
@@ -566,29 +557,6 @@ impl Worker {
     }
 }
 
-impl Waiting {
-    fn add(&mut self, attempt: AttemptId, requirement: &Requirement) {
-        self.order.push_back(attempt);
-        *self.by_group.entry(attempt.job.group).or_default() += 1;
-        self.cpu_milli += u64::from(requirement.cpu_milli);
-        self.memory_bytes = self.memory_bytes.saturating_add(requirement.memory.0);
-        self.gpu_jobs += usize::from(requirement.gpus > 0);
-    }
-
-    /// Everything but its place in the order.
-    fn subtract(&mut self, attempt: AttemptId, requirement: &Requirement) {
-        if let Some(count) = self.by_group.get_mut(&attempt.job.group) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_group.remove(&attempt.job.group);
-            }
-        }
-        self.cpu_milli -= u64::from(requirement.cpu_milli);
-        self.memory_bytes = self.memory_bytes.saturating_sub(requirement.memory.0);
-        self.gpu_jobs -= usize::from(requirement.gpus > 0);
-    }
-}
-
 /// Whether something took down who had this job before, and left no trace of it: then its start is made known to
 /// another node first. A job that crashes its host within milliseconds would walk through the lab otherwise, for
 /// nobody could count the attempts (DESIGN §9.5). Starts of all others are not delayed by any disk.
@@ -608,22 +576,6 @@ fn of_group(group: GroupId) -> RangeInclusive<AttemptId> {
 fn of_job(job: JobId) -> RangeInclusive<AttemptId> {
     let attempt = |count| AttemptId { job, epoch: count, number: count };
     attempt(0)..=attempt(u32::MAX)
-}
-
-/// Who is likely to have the bundle: who accepted it, who coordinates, then whose advert says so.
-fn providers(coordinator: Option<NodeId>, author: NodeId, spec: &GroupSpec, view: &View) -> Vec<NodeId> {
-    let Some(bundle) = spec.bundle else { return Vec::new() };
-    let said = view
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.advert.as_ref().is_some_and(|advert| advert.has_bundle(bundle.manifest)));
-    let mut providers: Vec<NodeId> = Vec::new();
-    for node in std::iter::once(author).chain(coordinator).chain(said.map(|(&node, _)| node)).chain(view.peers()) {
-        if node != view.me && view.is_up(node) && !providers.contains(&node) {
-            providers.push(node);
-        }
-    }
-    providers
 }
 
 /// An end without a process.
