@@ -178,7 +178,9 @@ async fn a_build_that_a_killed_daemon_has_left_is_ended_by_the_next() {
     let environments = lab.environments.clone();
     let log = lab.path("job.log");
     let job = tokio::spawn(async move { environments.ensure(&wanted("a"), &log).await });
-    until("the build has begun", || lab.path("pid").exists()).await;
+    // The file is there a moment before the number is.
+    let written = || fs::read_to_string(lab.path("pid")).is_ok_and(|pid| pid.ends_with('\n'));
+    until("the build has begun", written).await;
     let pid = fs::read_to_string(lab.path("pid")).unwrap();
     // What a new daemon finds: a place that is not complete, with the note of who builds there.
     lab.environments.inner.shelf.sweep().unwrap();
