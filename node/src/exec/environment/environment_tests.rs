@@ -114,7 +114,8 @@ async fn a_build_goes_on_while_one_waits_and_is_killed_with_the_last() {
         tokio::spawn(async move { lab.ensure("a").await })
     };
     let first = job(&lab);
-    until("the build has begun", || lab.path("pid").exists()).await;
+    let written = || fs::read_to_string(lab.path("pid")).is_ok_and(|pid| pid.ends_with('\n'));
+    until("the build has begun", written).await;
     let second = job(&lab);
     let interested = || match lab.environments.inner.desk().flights.values().next().map(|flight| &flight.state) {
         Some(FlightState::Building { interest, .. }) => interest.strong_count(),
