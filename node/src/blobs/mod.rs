@@ -26,6 +26,7 @@ mod survey;
 mod tree;
 mod unpack;
 mod walk;
+mod whole;
 mod wire;
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::error::{BlobError, at};
 use super::fetch::Flights;
 use super::space::{FreeSpace, Space, statvfs_free};
 use super::tree::{self, WHOLE_MAX};
+use super::whole::WholeBundles;
 
 /// Mode of a blob that a crash of the machine may still tear.
 const MODE_FRESH: u32 = 0o400;
@@ -51,6 +52,7 @@ pub(super) struct Inner {
     /// found to be here is not swept away by an age read before.
     pub(super) gate: RwLock<()>,
     pub(super) flights: Flights,
+    pub(super) whole: WholeBundles,
     pub(super) serving: Semaphore,
     names: AtomicU64,
 }
@@ -88,6 +90,7 @@ impl BlobStore {
             space: Space::new(free_space),
             gate: RwLock::new(()),
             flights: Flights::default(),
+            whole: WholeBundles::default(),
             serving: Semaphore::new(SERVE_MAX),
             names: AtomicU64::new(0),
         };
@@ -258,6 +261,7 @@ impl BlobStore {
 
     /// Removes a blob and its outboard.
     pub(super) fn remove(&self, id: ContentId) -> Result<(), BlobError> {
+        self.inner.whole.forget();
         for path in [self.blob_path(id), self.outboard_path(id)] {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", &path)(error)),

@@ -220,8 +220,14 @@ impl Actor {
             let complete = match fetched {
                 Ok(files) => {
                     let (blobs, ids) = (shared.blobs.clone(), super::bundle::contents(bundle.manifest, &files));
-                    let synced = tokio::task::spawn_blocking(move || blobs.sync(&ids)).await;
-                    matches!(synced, Ok(Ok(())))
+                    let sync = move || {
+                        if !blobs.is_whole(bundle.manifest) {
+                            blobs.sync(&ids)?;
+                            blobs.note_whole(bundle.manifest);
+                        }
+                        Ok::<_, crate::blobs::BlobError>(())
+                    };
+                    matches!(tokio::task::spawn_blocking(sync).await, Ok(Ok(())))
                 }
                 Err(_) => false,
             };

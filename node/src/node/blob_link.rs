@@ -49,9 +49,11 @@ impl BlobLink {
         self.fetch_wanted(vec![Wanted { id: manifest, size: None }], providers).await?;
         let blobs = self.blobs.clone();
         let read = tokio::task::spawn_blocking(move || read_manifest(&blobs, manifest)).await;
-        let manifest = read.map_err(|_| NodeError::Closing)??;
-        let files = manifest.contents().map(|(id, size)| Wanted { id, size: Some(size) }).collect();
-        self.fetch_wanted(files, providers).await?;
-        Ok(manifest)
+        let files = read.map_err(|_| NodeError::Closing)??;
+        if !self.blobs.is_whole(manifest) {
+            let wanted = files.contents().map(|(id, size)| Wanted { id, size: Some(size) }).collect();
+            self.fetch_wanted(wanted, providers).await?;
+        }
+        Ok(files)
     }
 }

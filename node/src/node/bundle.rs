@@ -27,6 +27,9 @@ pub(crate) fn contents(id: ContentId, manifest: &Manifest) -> Vec<ContentId> {
 /// Makes a bundle durable: the blobs to carry in the entry when they are small, else nothing, and the
 /// files are synced.
 pub(crate) fn make_durable(blobs: &BlobStore, bundle: BundleRef) -> Result<Vec<Vec<u8>>, NodeError> {
+    if bundle.total_bytes > INLINE_MAX as u64 && blobs.is_whole(bundle.manifest) {
+        return Ok(Vec::new());
+    }
     let manifest = read_manifest(blobs, bundle.manifest)?;
     let needed = contents(bundle.manifest, &manifest);
     let mut total = 0;
@@ -38,6 +41,7 @@ pub(crate) fn make_durable(blobs: &BlobStore, bundle: BundleRef) -> Result<Vec<V
     }
     if total > INLINE_MAX as u64 {
         blobs.sync(&needed)?;
+        blobs.note_whole(bundle.manifest);
         return Ok(Vec::new());
     }
     // The manifest first: who reads the entry starts with it.

@@ -36,8 +36,11 @@ pub(crate) async fn bundle(State(Shared { api, .. }): State<Shared>, Raw(bytes):
             .map_err(|error| ErrorWord::bad_input(format!("the body is not a manifest: {error}"), ""))?;
         manifest.check().map_err(|error| ErrorWord::bad_input(format!("the manifest is refused: {error}"), ""))?;
         // What is here counts as used now, so that no sweep takes it before the job names it.
-        let missing: BTreeMap<ContentId, u64> =
-            manifest.contents().filter(|&(content, size)| !blobs.renew(content, size)).collect();
+        let missing: BTreeMap<ContentId, u64> = if blobs.is_whole(ContentId::of(&bytes)) {
+            BTreeMap::new()
+        } else {
+            manifest.contents().filter(|&(content, size)| !blobs.renew(content, size)).collect()
+        };
         check_room(&dir, missing.values().sum())?;
         let id = blobs.put_bytes(&bytes)?;
         Ok::<_, Refusal>(BundleAnswer {

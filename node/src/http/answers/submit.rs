@@ -174,7 +174,7 @@ fn local_manifest(blobs: &BlobStore, id: ContentId) -> Option<Manifest> {
     let bytes = blobs.read_small(id, proto::codec::BODY_MAX as u64 + 64).ok()?;
     let manifest: Manifest = proto::codec::decode(&bytes).ok()?;
     manifest.check().ok()?;
-    let is_whole = manifest.contents().all(|(content, size)| blobs.has(content) == Some(size));
+    let is_whole = blobs.is_whole(id) || manifest.contents().all(|(content, size)| blobs.has(content) == Some(size));
     is_whole.then_some(manifest)
 }
 
