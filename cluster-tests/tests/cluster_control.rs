@@ -145,25 +145,22 @@ fn files_with(dir: &Path, needle: &[u8]) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn a_secret_reaches_the_job_and_nothing_else() {
-    let lab = Lab::start(2);
+fn a_secret_of_the_submitting_node_reaches_the_job_on_another_and_nothing_else() {
+    let lab = Lab::start(3);
     let value = "kR7-quite-secret-0451";
-    lab.fnode_fed(1, &["secret", "set", "LAB_TOKEN"], value.as_bytes()).ok();
-    assert_eq!(lab.json(1, &["secret", "list"])["names"], serde_json::json!(["LAB_TOKEN"]));
+    lab.fnode_fed(0, &["secret", "set", "LAB_TOKEN"], value.as_bytes()).ok();
+    assert_eq!(lab.json(0, &["secret", "list"])["names"], serde_json::json!(["LAB_TOKEN"]));
     let script =
         "printf %s \"$LAB_TOKEN\" | wc -c; test \"$LAB_TOKEN\" = \"$(printf %s-%s-%s-%s kR7 quite secret 0451)\"";
     let job = lab.submit_id(0, &["--node", "n1", "--secret", "LAB_TOKEN"], script);
-    let word = lab.wait_ended(0, &job, SOON);
+    let word = lab.wait_ended(2, &job, SOON);
     assert_eq!(text(&word, "state"), "completed", "{word}");
-    assert_eq!(lab.logs(0, &job).trim(), value.len().to_string());
-    let elsewhere = lab.submit_id(0, &["--node", "n0", "--secret", "LAB_TOKEN"], "true");
-    // It is tried again for a while: somebody may set the secret.
-    wait_for("the other node says what it lacks", SOON, || {
-        let word = lab.job(1, &elsewhere);
-        (text(&list(&word, "attempts").first()?["ending"], "reason") == "secret_missing").then_some(())
-    });
-    assert_eq!(files_with(lab.home(0), value.as_bytes()), Vec::<std::path::PathBuf>::new());
-    let kept = files_with(lab.home(1), value.as_bytes());
-    assert_eq!(kept, [lab.home(1).join("secrets/LAB_TOKEN")]);
-    assert!(files_with(lab.path("").as_path(), value.as_bytes()).len() == 1, "no log or answer holds it");
+    assert_eq!(lab.logs(2, &job).trim(), value.len().to_string());
+    // A node that does not have it takes no job that names it, for itself or for others.
+    let refused = lab.fnode(1, &["submit", "--no-bundle", "--secret", "LAB_TOKEN", "--", "true"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    let line = "fnode: n1 has no secret \"LAB_TOKEN\"; give it one first: fnode secret set LAB_TOKEN\n";
+    assert_eq!(refused.stderr, line);
+    let kept = files_with(lab.path("").as_path(), value.as_bytes());
+    assert_eq!(kept, [lab.home(0).join("secrets/LAB_TOKEN")], "no other disk, no log and no answer holds it");
 }

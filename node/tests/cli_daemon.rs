@@ -241,9 +241,8 @@ fn secrets_reach_jobs_and_nothing_else() {
     assert_eq!(node.ok(&["secret", "list"]), "TOKEN\n");
     let ran = node.run(&["submit", "--no-bundle", "--secret", "TOKEN", "--follow", "--", "sh", "-c", "echo ${#TOKEN}"]);
     assert_eq!(ran.out, "3\n", "{}", ran.err);
-    let missing = node.submit(&["--secret", "OTHER"], &["true"]);
-    let waited = node.ended(&missing);
-    assert!(waited.out.contains("secret \"OTHER\" is not on the node"), "{}", waited.out);
+    let missing = ["submit", "--no-bundle", "--secret", "OTHER", "--", "true"];
+    node.refused(&missing, 1, "alpha has no secret \"OTHER\"; give it one first: fnode secret set OTHER");
     assert_eq!(
         node.run_with(&["secret", "set", "EMPTY"], "\n").err,
         "fnode: the value is empty; give one on standard input or with --file\n"

@@ -5,7 +5,7 @@ use crate::core_io::Effect;
 use crate::id::{GroupId, JobId, NodeId};
 use crate::job::GroupSpec;
 use crate::record::{AttemptKey, JobRecord, rank};
-use crate::view::View;
+use crate::view::{NodeView, View};
 
 /// The node that keeps the copy: of those that are up, beside the worker, the one that ranks first. Every
 /// node computes the same one from the same view.
@@ -26,13 +26,17 @@ pub(crate) fn keep(job: JobId, record: &JobRecord, view: &View) -> Option<Effect
     something.then(|| Effect::Keep { from: worker, log: finished.log.clone(), outputs: finished.outputs })
 }
 
-/// Who is likely to have the bundle: who accepted it, who coordinates, then whose advert says so.
+/// Who is likely to have the bundle and the secrets: who accepted it, who coordinates, then whose advert says
+/// that it has the bundle, then everybody else.
 pub(crate) fn providers(coordinator: Option<NodeId>, author: NodeId, spec: &GroupSpec, view: &View) -> Vec<NodeId> {
-    let Some(bundle) = spec.bundle else { return Vec::new() };
-    let said = view
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.advert.as_ref().is_some_and(|advert| advert.has_bundle(bundle.manifest)));
+    if spec.bundle.is_none() && spec.secrets.is_empty() {
+        return Vec::new();
+    }
+    let has_bundle = |seen: &NodeView| {
+        let advert = seen.advert.as_ref();
+        spec.bundle.is_some_and(|bundle| advert.is_some_and(|advert| advert.has_bundle(bundle.manifest)))
+    };
+    let said = view.nodes.iter().filter(|(_, seen)| has_bundle(seen));
     let mut providers: Vec<NodeId> = Vec::new();
     for node in std::iter::once(author).chain(coordinator).chain(said.map(|(&node, _)| node)).chain(view.peers()) {
         if node != view.me && view.is_up(node) && !providers.contains(&node) {

@@ -25,7 +25,7 @@ const CHUNK: usize = 256 << 10;
 /// Files up to here are sent from memory, so that the request can be repeated.
 const IN_MEMORY_MAX: u64 = 1 << 20;
 /// What names an environment at the top of a directory: the first that is there, the most explicit first.
-const ENVIRONMENT_FILES: [&str; 3] = ["requirements.txt", "uv.lock", "pyproject.toml"];
+const ENVIRONMENT_FILES: [&str; 4] = ["requirements.txt", "pylock.toml", "uv.lock", "pyproject.toml"];
 
 /// A bundle that the daemon has.
 #[derive(Clone, Debug)]

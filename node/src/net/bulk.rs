@@ -52,6 +52,8 @@ pub enum BulkProtocol {
     Tail,
     /// Services and workspaces.
     Tunnel,
+    /// Questions between nodes.
+    Ask,
 }
 
 /// Why there is no bulk stream.

@@ -5,6 +5,7 @@
 //! (they are `proto`'s), and any word of HTTP or of the command line.
 
 mod actor;
+mod ask;
 mod attempts;
 mod blob_link;
 pub(crate) mod bundle;

@@ -14,6 +14,7 @@ use proto::record::{AttemptKey, Record, RecordKey, Submitted};
 use proto::{AttemptId, GroupSpec, Manifest, Member, codec};
 use serde::{Deserialize, Serialize};
 
+use super::ask::{Answer, Question, ask};
 use super::attempts::{Context, STOP_GRACE};
 use super::handle::{NodeError, Shared};
 use super::home::Home;
@@ -100,7 +101,7 @@ pub(super) async fn prepare(context: &Context, run: &Run) -> Result<StartOrder, 
     if let Some(missing) = spec.requirement.data.iter().find(|path| !Path::new(path).exists()) {
         return Err(StartFailure::DataMissing(missing.clone()));
     }
-    let mut env = context.shared.secrets.values(spec.secrets.iter()).map_err(StartFailure::SecretMissing)?;
+    let mut env = secrets(&context.shared, run).await?;
     make_dirs(&context.shared.home, run)?;
     let work = work_dir(&context.shared.home, run);
     if let Some(bundle) = spec.bundle {
@@ -114,6 +115,28 @@ pub(super) async fn prepare(context: &Context, run: &Run) -> Result<StartOrder, 
         env.extend(build(context, run, wanted, &work).await?);
     }
     Ok(order(&context.shared, run, env))
+}
+
+/// Their values: kept here, else by the node that took the submission, else by whoever has them.
+async fn secrets(shared: &Shared, run: &Run) -> Result<BTreeMap<String, String>, StartFailure> {
+    let wanted = &run.spec.secrets;
+    let mut values = shared.secrets.known(wanted);
+    let submitter = run.position.log.author;
+    let others = run.providers.iter().copied().filter(|&node| node != submitter);
+    for node in std::iter::once(submitter).chain(others).filter(|&node| node != shared.me) {
+        let missing: Vec<String> = wanted.iter().filter(|name| !values.contains_key(*name)).cloned().collect();
+        if missing.is_empty() {
+            break;
+        }
+        if let Some(Answer::Secrets(told)) = ask(shared, node, &Question::Secrets(missing)).await {
+            // Only what was asked for: nothing else becomes a variable of the job.
+            values.extend(told.into_iter().filter(|(name, _)| wanted.contains(name)));
+        }
+    }
+    match wanted.iter().find(|name| !values.contains_key(*name)) {
+        Some(missing) => Err(StartFailure::SecretMissing(missing.clone())),
+        None => Ok(values),
+    }
 }
 
 /// From this disk, from the entry that submitted it, or from the nodes that have it.
@@ -165,7 +188,7 @@ async fn build(
     let file_name = Path::new(&wanted.path).file_name().and_then(|name| name.to_str()).unwrap_or("requirements.txt");
     let kind = match file_name {
         "pyproject.toml" => Kind::PyProject,
-        name if name.ends_with(".lock") => Kind::Lock,
+        name if name.ends_with(".lock") || name.starts_with("pylock.") => Kind::Lock,
         _ => Kind::Requirements,
     };
     let wanted = Wanted {

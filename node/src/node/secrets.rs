@@ -1,5 +1,6 @@
 //! Secrets that users gave to this node (`fnode secret`): a file each, 0600. They are read when a job that
-//! names them starts here, and never enter the log, a listing or an answer.
+//! names them starts, here or on another member that asks; they never enter the log, a listing or an answer
+//! of the API.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -78,18 +79,13 @@ impl Secrets {
         }
     }
 
-    /// The values of `names`, or the first name that is not here.
-    pub(crate) fn values<'a>(
-        &self,
-        names: impl Iterator<Item = &'a String>,
-    ) -> Result<BTreeMap<String, String>, String> {
-        names
-            .map(|name| {
-                let value = check_name(name).ok().and_then(|()| std::fs::read(self.0.join(name)).ok());
-                let value = value.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| name.clone())?;
-                Ok((name.clone(), value))
-            })
-            .collect()
+    /// Those of `names` that are here, with their values.
+    pub(crate) fn known<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> BTreeMap<String, String> {
+        let value = |name: &String| {
+            let bytes = check_name(name).ok().and_then(|()| std::fs::read(self.0.join(name)).ok())?;
+            Some((name.clone(), String::from_utf8(bytes).ok()?))
+        };
+        names.into_iter().filter_map(value).collect()
     }
 }
 
@@ -114,9 +110,9 @@ mod tests {
         secrets.set("TOKEN", b"abc").unwrap();
         assert_eq!(secrets.list(), ["TOKEN"]);
         let names = ["TOKEN".to_owned()];
-        assert_eq!(secrets.values(names.iter()).unwrap()["TOKEN"], "abc");
+        assert_eq!(secrets.known(&names)["TOKEN"], "abc");
         assert!(secrets.remove("TOKEN").unwrap() && !secrets.remove("TOKEN").unwrap());
-        assert_eq!(secrets.values(names.iter()), Err("TOKEN".to_owned()));
+        assert!(secrets.known(&names).is_empty());
         for name in ["", "../x", "1A", "a-b"] {
             assert!(secrets.set(name, b"").is_err(), "{name}");
         }

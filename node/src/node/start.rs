@@ -353,6 +353,7 @@ async fn serve_bulk(shared: Arc<Shared>, mut inbound: mpsc::Receiver<net::Inboun
                 }
                 net::BulkProtocol::Tail => super::tail::serve(shared.home.clone(), stream).await,
                 net::BulkProtocol::Tunnel => tracing::debug!("tunnels are not served yet"),
+                net::BulkProtocol::Ask => super::ask::serve(shared.clone(), stream).await,
             }
             drop(permit);
         });

@@ -214,7 +214,7 @@ where
     }
 }
 
-async fn write_word(stream: &mut (impl AsyncWrite + Unpin), word: &impl Serialize) -> std::io::Result<()> {
+pub(super) async fn write_word(stream: &mut (impl AsyncWrite + Unpin), word: &impl Serialize) -> std::io::Result<()> {
     let body = bincode::serde::encode_to_vec(word, bincode::config::standard()).map_err(std::io::Error::other)?;
     let len = u32::try_from(body.len()).map_err(std::io::Error::other)?;
     stream.write_all(&len.to_le_bytes()).await?;
@@ -222,7 +222,9 @@ async fn write_word(stream: &mut (impl AsyncWrite + Unpin), word: &impl Serializ
     stream.flush().await
 }
 
-async fn read_word<T: serde::de::DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<T> {
+pub(super) async fn read_word<T: serde::de::DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> std::io::Result<T> {
     let len = stream.read_u32_le().await? as usize;
     if len > WORD_MAX {
         return Err(std::io::Error::other("a word longer than its limit"));

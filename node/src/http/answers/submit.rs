@@ -44,6 +44,7 @@ pub(crate) async fn submit(
         text => Some(bundle_of(node, text).await?),
     };
     check_environment(&request, bundle.as_ref())?;
+    check_secrets(&request, node)?;
     let user = user(caller.map(|Extension(caller)| caller), &request.user);
     let spec = request.to_spec(Resolved { bundle: bundle.map(|(bundle, _)| bundle), after, user })?;
     accept(node, group, spec, &view, &names).await
@@ -129,6 +130,18 @@ fn check_places(request: &SubmitRequest, view: &ViewSnapshot, names: &Names) -> 
         return Err(ErrorWord::not_found(message, hint).into());
     }
     Ok(())
+}
+
+/// The running node asks this one for them: what is not here now would fail the job later.
+fn check_secrets(request: &SubmitRequest, node: &NodeHandle) -> Result<(), Refusal> {
+    let known = node.secrets().list();
+    match request.secrets.iter().find(|name| !known.contains(name)) {
+        None => Ok(()),
+        Some(missing) => {
+            let message = format!("{} has no secret {missing:?}", node.name());
+            Err(ErrorWord::not_found(message, format!("give it one first: fnode secret set {missing}")).into())
+        }
+    }
 }
 
 /// An id that the client chose, which makes a repeated request harmless.

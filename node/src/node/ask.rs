@@ -1,0 +1,56 @@
+//! What one node asks another outside the log: a question and its answer over a stream of their own. Members
+//! alone get this far (`net`'s gate); nothing asked here changes anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::NodeId;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::handle::Shared;
+use super::tail::{read_word, write_word};
+use crate::net::BulkProtocol;
+
+/// A node that does not answer by then is passed over.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// The values of these secrets: a job that names them starts at the asker.
+    Secrets(Vec<String>),
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// Those that are kept there.
+    Secrets(BTreeMap<String, String>),
+}
+
+/// Asks `node`; `None`: it did not answer in time.
+pub(super) async fn ask(shared: &Shared, node: NodeId, question: &Question) -> Option<Answer> {
+    let asked = async {
+        let mut stream = shared.net.open_bulk(node, BulkProtocol::Ask).await.ok()?;
+        write_word(&mut stream, question).await.ok()?;
+        read_word(&mut stream).await.ok()
+    };
+    tokio::time::timeout(ANSWER_MAX, asked).await.ok().flatten()
+}
+
+/// Answers one peer until it closes the stream.
+pub(super) async fn serve<S>(shared: Arc<Shared>, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Ok(question) = read_word::<Question>(&mut stream).await {
+        let answer = match question {
+            Question::Secrets(names) => Answer::Secrets(shared.secrets.known(&names)),
+        };
+        if write_word(&mut stream, &answer).await.is_err() {
+            return;
+        }
+    }
+}
