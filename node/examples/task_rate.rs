@@ -66,6 +66,7 @@ fn config(dir: &Path, name: &str) -> Result<Config, Box<dyn Error>> {
         cpu_milli_max: Some(1_000),
         memory_max: None,
         gpus_max: Some(0),
+        retention: node::node::Retention::default(),
         exe: std::env::current_exe()?,
         respawn_args: Vec::new(),
     })

@@ -31,6 +31,7 @@ impl Lab {
             cpu_milli_max: Some(2_000),
             memory_max: None,
             gpus_max: Some(0),
+            retention: node::node::Retention::default(),
             exe: PathBuf::from(env!("CARGO_BIN_EXE_fnode")),
             respawn_args: Vec::new(),
         }

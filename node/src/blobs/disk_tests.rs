@@ -11,7 +11,7 @@ use proto::{ContentId, Manifest, ManifestFile};
 use tempfile::TempDir;
 
 use super::store::MODE_DURABLE;
-use super::{BlobError, BlobStore, PackError, RESERVE_BYTES, SkipReason, SweepUntil, UnpackError};
+use super::{BlobError, BlobStore, PackError, RESERVE_BYTES, SkipReason, Sweep, SweepUntil, UnpackError};
 
 struct Bench {
     tmp: TempDir,
@@ -411,12 +411,15 @@ fn a_sweep_takes_the_longest_unused_first() {
     }
     assert_eq!((bench.store.usage().unwrap().blobs, bench.store.usage().unwrap().bytes), (4, 40));
     let pinned = ids[2];
-    let freed = bench.store.sweep(|id| id == pinned, Duration::ZERO, SweepUntil::Freed(5)).unwrap();
+    let sweep = Sweep { unused_for: Duration::ZERO, until: SweepUntil::Freed(5), dry_run: false };
+    let counted = bench.store.sweep(|id| id == pinned, Sweep { dry_run: true, ..sweep }).unwrap();
+    let freed = bench.store.sweep(|id| id == pinned, sweep).unwrap();
+    assert_eq!(counted, freed, "a dry run counts what the next one removes");
     assert_eq!((freed.blobs, freed.bytes), (1, 10));
     assert_eq!((bench.store.has(ids[1]), bench.store.has(ids[0])), (None, Some(10)));
     // Used just now, so it stays although nobody names it.
     drop(bench.store.open_blob(ids[0]).unwrap());
-    assert_eq!(bench.store.sweep(|_| false, Duration::ZERO, SweepUntil::Done).unwrap().blobs, 1);
+    assert_eq!(bench.store.sweep(|_| false, Sweep { until: SweepUntil::Done, ..sweep }).unwrap().blobs, 1);
     assert_eq!((bench.store.has(pinned), bench.store.has(ids[0]), bench.store.has(ids[3])), (None, Some(10), Some(10)));
 }
 

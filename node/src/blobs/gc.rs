@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use proto::ContentId;
 
 use super::error::{BlobError, at};
+use super::space::statvfs_free;
 use super::store::BlobStore;
 
 /// A blob used within this time never goes: it may belong to a bundle whose job is just being submitted.
@@ -35,6 +36,17 @@ pub enum SweepUntil {
     Freed(u64),
 }
 
+/// What a sweep may remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// Only what was not used for so long; at least ten minutes.
+    pub unused_for: Duration,
+    /// How far it goes.
+    pub until: SweepUntil,
+    /// Only counts what it would remove.
+    pub dry_run: bool,
+}
+
 /// What a sweep removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Freed {
@@ -56,16 +68,23 @@ impl BlobStore {
         Ok(Usage { blobs: blobs.len() as u64, bytes, partial_bytes })
     }
 
-    /// Removes blobs that `keep` does not want and that were not used for `unused_for` (at least ten
-    /// minutes), the longest unused first; and partial blobs that nobody has fetched for as long.
+    /// Bytes that the disk has left for this user.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn free_bytes(&self) -> Result<u64, BlobError> {
+        statvfs_free(self.dir()).map_err(at("look at", self.dir()))
+    }
+
+    /// Removes blobs that `keep` does not want and that were not used for a while, the longest unused first;
+    /// and partial blobs that nobody has fetched for as long.
     ///
     /// # Errors
     /// [`BlobError::Io`]; what was removed before stays removed.
     pub fn sweep(
         &self,
         keep: impl Fn(ContentId) -> bool,
-        unused_for: Duration,
-        until: SweepUntil,
+        Sweep { unused_for, until, dry_run }: Sweep,
     ) -> Result<Freed, BlobError> {
         let limit = SystemTime::now().checked_sub(unused_for.max(YOUNG)).unwrap_or(SystemTime::UNIX_EPOCH);
         let is_old = |meta: &fs::Metadata| meta.modified().is_ok_and(|used| used <= limit);
@@ -75,9 +94,11 @@ impl BlobStore {
             if self.inner.flights.contains(*id) {
                 continue;
             }
-            let _ = fs::remove_file(self.partial_tree_path(*id));
-            let path = self.partial_path(*id);
-            fs::remove_file(&path).map_err(at("remove", &path))?;
+            if !dry_run {
+                let _ = fs::remove_file(self.partial_tree_path(*id));
+                let path = self.partial_path(*id);
+                fs::remove_file(&path).map_err(at("remove", &path))?;
+            }
             freed.blobs += 1;
             freed.bytes += meta.blocks() * 512;
         }
@@ -92,12 +113,16 @@ impl BlobStore {
             // Read again under the gate: someone may have found a use for it since the list was made.
             let is_still_old = fs::symlink_metadata(self.blob_path(id)).is_ok_and(|meta| is_old(&meta));
             if is_still_old {
-                self.remove(id)?;
+                if !dry_run {
+                    self.remove(id)?;
+                }
                 freed.blobs += 1;
                 freed.bytes += meta.len();
             }
         }
-        self.sweep_caches(is_old)?;
+        if !dry_run {
+            self.sweep_caches(is_old)?;
+        }
         Ok(freed)
     }
 

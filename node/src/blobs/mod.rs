@@ -36,7 +36,7 @@ mod transfer_tests;
 
 pub use error::{BlobError, PackError, UnpackError};
 pub use fetch::{FetchError, FetchProgress, Fetched, OpenStream, Patience, ProviderFailure, Wanted, fetch, fetch_with};
-pub use gc::{Freed, SweepUntil, Usage};
+pub use gc::{Freed, Sweep, SweepUntil, Usage};
 pub use outputs::{Outputs, SkipReason, Skipped};
 pub use pack::{PackProgress, Packed};
 pub use serve::{ServeError, serve};

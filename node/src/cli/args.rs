@@ -140,6 +140,12 @@ pub(crate) struct GcArgs {
     /// Also files of jobs that were submitted longer ago, unless they are kept
     #[arg(long, value_name = "DURATION", value_parser = values::duration, allow_hyphen_values = true)]
     pub(crate) older_than: Option<std::time::Duration>,
+    /// Also the least used files of ended jobs that are not kept, until all together take at most this
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(crate) max_size: Option<proto::ByteSize>,
+    /// Only say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,8 +9,8 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::args::{
-    DescribeArgs, LabelArgs, NodeCommand, ProjectCommand, RemoveNodeArgs, SecretCommand, SecretSetArgs, ShutdownArgs,
-    StatusArgs,
+    DescribeArgs, GcArgs, LabelArgs, NodeCommand, ProjectCommand, RemoveNodeArgs, SecretCommand, SecretSetArgs,
+    ShutdownArgs, StatusArgs,
 };
 use super::client::{Client, segment};
 use super::error::CliError;
@@ -84,12 +84,21 @@ pub(crate) async fn pause(mut client: Client, path: &str, output: Output) -> Res
     print_done(&done, output)
 }
 
-pub(crate) async fn gc(mut client: Client, older_than: Option<Duration>, output: Output) -> Result<Exit, CliError> {
-    let request = CollectRequest { older_than_s: older_than.map_or(0, |age| age.as_secs()) };
+pub(crate) async fn gc(mut client: Client, args: &GcArgs, output: Output) -> Result<Exit, CliError> {
+    let request = CollectRequest {
+        older_than_s: args.older_than.map_or(0, |age| age.as_secs().max(1)),
+        max_bytes: args.max_size.map(|size| size.0),
+        dry_run: args.dry_run,
+    };
     let collected: Collected = client.post("/gc", &request).await?;
     output.print(&collected, |collected| {
         let (freed, left) = (ByteSize(collected.freed_bytes), ByteSize(collected.left_bytes));
-        format!("freed {freed} in {} blobs; {left} are left", collected.blobs)
+        let verb = if collected.dry_run { "would free" } else { "freed" };
+        let named = match collected.named_blobs {
+            0 => String::new(),
+            count => format!(", {count} of them of ended jobs"),
+        };
+        format!("{verb} {freed} in {} blobs{named}; {left} are left", collected.blobs)
     })?;
     Ok(Exit::Done)
 }

@@ -120,7 +120,7 @@ async fn ask(command: Command, client: Client, output: Output) -> Result<Exit, C
         Command::Invite(args) => cluster::invite(client, args.ttl, output).await,
         Command::Pause => cluster::pause(client, "/pause", output).await,
         Command::Resume => cluster::pause(client, "/resume", output).await,
-        Command::Gc(args) => cluster::gc(client, args.older_than, output).await,
+        Command::Gc(args) => cluster::gc(client, &args, output).await,
         Command::Version => cluster::version(client, output).await,
         // These need no daemon and were answered before.
         Command::Start(_) | Command::Config(_) | Command::Completion(_) | Command::Doctor => Ok(Exit::Done),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::ByteSize;
 use proto::ticket::Ticket;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::args::{StartArgs, address};
 use super::error::CliError;
 use super::values;
-use crate::node::{API_PORT, Config, Home, P2P_PORT};
+use crate::node::{API_PORT, Config, Home, P2P_PORT, Retention};
 
 /// Longest name of a node, in bytes.
 const NAME_MAX: usize = 63;
@@ -47,6 +48,8 @@ pub(crate) struct Settings {
     memory: Setting<Option<ByteSize>>,
     gpus: Setting<Option<u32>>,
     labels: Setting<BTreeMap<String, String>>,
+    retention: Setting<Option<Duration>>,
+    blobs_max: Setting<Option<ByteSize>>,
 }
 
 /// One line of `fnode config show`.
@@ -69,6 +72,8 @@ struct ConfigFile {
     memory: Option<toml::Value>,
     gpus: Option<toml::Value>,
     labels: Option<BTreeMap<String, String>>,
+    retention: Option<toml::Value>,
+    blobs_max: Option<toml::Value>,
 }
 
 /// `4680`, `"0.0.0.0:4680"` or a list of them.
@@ -120,6 +125,7 @@ impl Settings {
         let addresses =
             |texts: Vec<String>, any| texts.iter().map(|text| address(text, any)).collect::<Result<Vec<_>, _>>();
         let flag = |texts: &Vec<String>| if texts.is_empty() { None } else { Some(texts.clone()) };
+        let (retention, blobs_max) = source.limits(args, file.retention, file.blobs_max)?;
         let split = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
         Ok(Self {
             name: source.pick(
@@ -166,6 +172,8 @@ impl Settings {
                     .map(|labels| labels.iter().map(|(key, value)| values::label(&format!("{key}={value}"))).collect()),
                 BTreeMap::new,
             )?,
+            retention,
+            blobs_max,
             home,
         })
     }
@@ -183,6 +191,7 @@ impl Settings {
             cpu_milli_max: self.cpus.value,
             memory_max: self.memory.value,
             gpus_max: self.gpus.value,
+            retention: Retention { older_than: self.retention.value, bytes_max: self.blobs_max.value },
             exe,
             respawn_args: respawn,
         }
@@ -196,6 +205,7 @@ impl Settings {
     /// Every value with its origin.
     pub(crate) fn shown(&self) -> Vec<Shown> {
         let all = || "all".to_owned();
+        let never = || "no limit".to_owned();
         let joined = |addrs: &[SocketAddr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let labels: Vec<String> = self.labels.value.iter().map(|(key, value)| format!("{key}={value}")).collect();
         vec![
@@ -212,6 +222,12 @@ impl Settings {
             shown("memory", self.memory.value.map_or_else(all, |memory| memory.to_string()), &self.memory.origin),
             shown("gpus", self.gpus.value.map_or_else(all, |gpus| gpus.to_string()), &self.gpus.origin),
             shown("labels", labels.join(","), &self.labels.origin),
+            shown(
+                "retention",
+                self.retention.value.map_or_else(never, |age| humantime::format_duration(age).to_string()),
+                &self.retention.origin,
+            ),
+            shown("blobs_max", self.blobs_max.value.map_or_else(never, |max| max.to_string()), &self.blobs_max.origin),
         ]
     }
 }
@@ -239,6 +255,20 @@ impl Source<'_> {
         let some = |text: &str| parse(text).map(Some);
         let in_file = in_file.map(|value| some(&plain(&value)));
         self.pick(key, flag.map(|flag| Ok(Some(flag))), names, some, in_file, || None)
+    }
+
+    /// How long files of ended jobs stay, and how much all of them may take.
+    #[expect(clippy::type_complexity, reason = "two settings of one subject, taken apart at once")]
+    fn limits(
+        &self,
+        args: &StartArgs,
+        retention: Option<toml::Value>,
+        blobs_max: Option<toml::Value>,
+    ) -> Result<(Setting<Option<Duration>>, Setting<Option<ByteSize>>), CliError> {
+        let names = ("--retention", "FNODE_RETENTION");
+        let retention = self.cap("retention", args.retention, names, values::duration, retention)?;
+        let names = ("--blobs-max", "FNODE_BLOBS_MAX");
+        Ok((retention, self.cap("blobs_max", args.blobs_max, names, values::size, blobs_max)?))
     }
 
     /// The first that is given, in the order of precedence.

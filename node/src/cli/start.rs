@@ -203,6 +203,12 @@ fn respawn_arguments(args: &StartArgs) -> Vec<String> {
     if let Some(gpus) = args.gpus {
         add("--gpus", gpus.to_string());
     }
+    if let Some(age) = args.retention {
+        add("--retention", age.as_secs().to_string());
+    }
+    if let Some(max) = args.blobs_max {
+        add("--blobs-max", max.0.to_string());
+    }
     args.labels.iter().for_each(|(key, value)| add("--label", format!("{key}={value}")));
     if args.no_mdns {
         words.push("--no-mdns".to_owned());

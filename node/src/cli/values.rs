@@ -45,6 +45,11 @@ pub(crate) fn gpu_memory(text: &str) -> Result<ByteSize, String> {
     bounded_size(text, GPU_MEMORY_MAX)
 }
 
+/// An amount of disk above zero.
+pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
+    bounded_size(text, ByteSize(u64::MAX))
+}
+
 fn bounded_size(text: &str, max: ByteSize) -> Result<ByteSize, String> {
     // The flag and the text stand before the message already.
     let size: ByteSize = text.parse().map_err(|_| "not a size; write for example 512MiB or 16GiB".to_owned())?;

@@ -9,7 +9,6 @@
 //! which only the node handle reaches.
 
 pub(crate) mod answers;
-mod collect;
 mod describe;
 mod door;
 mod guard;

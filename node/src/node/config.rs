@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use proto::ByteSize;
 
+use super::gc::Retention;
 use super::home::Home;
 
 /// The peer-to-peer port when none is given.
@@ -36,6 +37,8 @@ pub struct Config {
     pub memory_max: Option<ByteSize>,
     /// At most so many GPUs are offered.
     pub gpus_max: Option<u32>,
+    /// What happens to files of ended jobs by itself.
+    pub retention: Retention,
     /// The program that runs the runner: this one.
     pub exe: PathBuf,
     /// Arguments with which the runner starts this daemon again after a crash.

@@ -12,6 +12,7 @@ pub(crate) mod bundle;
 mod cluster;
 mod collect;
 mod config;
+pub(crate) mod gc;
 mod handle;
 mod home;
 mod machine;
@@ -23,6 +24,7 @@ mod tail;
 
 pub use cluster::{Cluster, ClusterError};
 pub use config::{API_PORT, Config, P2P_PORT};
+pub use gc::Retention;
 pub use handle::{Accepted, NodeError, NodeHandle, NodeNews, Resolved, ViewSnapshot, unix_ms};
 pub use home::Home;
 pub use secrets::{SECRET_MAX, SecretError, Secrets};

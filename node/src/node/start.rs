@@ -195,6 +195,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
     let ended = tokio::spawn(actor.run());
     let handle = NodeHandle { commands, shared };
+    tokio::spawn(super::gc::keep_house(handle.clone(), config.retention));
     Ok(Running { handle, notices, addrs, is_new_cluster: is_new, ended })
 }
 
@@ -352,8 +353,8 @@ async fn serve_bulk(shared: Arc<Shared>, mut inbound: mpsc::Receiver<net::Inboun
                     }
                 }
                 net::BulkProtocol::Tail => super::tail::serve(shared.home.clone(), stream).await,
-                net::BulkProtocol::Tunnel => tracing::debug!("tunnels are not served yet"),
                 net::BulkProtocol::Ask => super::ask::serve(shared.clone(), stream).await,
+                net::BulkProtocol::Tunnel => tracing::debug!("tunnels are not served yet"),
             }
             drop(permit);
         });

@@ -42,6 +42,12 @@ pub(crate) struct StartArgs {
     /// Offer at most so many GPUs
     #[arg(long, value_name = "N", value_parser = values::gpus, allow_hyphen_values = true)]
     pub(crate) gpus: Option<u32>,
+    /// Remove files of jobs that were submitted longer ago and have ended, unless they are kept
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, allow_hyphen_values = true)]
+    pub(crate) retention: Option<std::time::Duration>,
+    /// Keep at most so much: the least used files of ended jobs go first
+    #[arg(long, value_name = "SIZE", value_parser = values::size, allow_hyphen_values = true)]
+    pub(crate) blobs_max: Option<proto::ByteSize>,
     /// A label of this node; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     pub(crate) labels: Vec<Pair>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use proto::JobId;
+use proto::{ByteSize, JobId};
 
 use super::{Answered, done, view};
 use crate::exec::inventory::command::run;
@@ -16,8 +16,9 @@ use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::job::JobLine;
 use crate::http::words::node::{NodeInfo, Status};
 use crate::http::words::{CollectRequest, Collected, Done, Findings, Invitation, InviteRequest, ShutdownRequest};
-use crate::http::{Api, collect, document};
+use crate::http::{Api, document};
 use crate::node::NodeError;
+use crate::node::gc::{self, Collection, Retention};
 use crate::store::GroupFilter;
 
 /// A ticket is a key: it should not lie about for long.
@@ -142,6 +143,12 @@ pub(crate) async fn gc(
     Given(request): Given<CollectRequest>,
 ) -> Answered<Collected> {
     let handle = api.node.clone();
-    let older_than = (request.older_than_s > 0).then(|| Duration::from_secs(request.older_than_s));
-    Ok(Json(blocking(move || collect::collect(&handle, older_than)).await?))
+    let CollectRequest { older_than_s, max_bytes, dry_run } = request;
+    let retention = Retention {
+        older_than: (older_than_s > 0).then(|| Duration::from_secs(older_than_s)),
+        bytes_max: max_bytes.map(ByteSize),
+    };
+    let Collection { freed, left_bytes, named } =
+        blocking(move || Ok::<_, Refusal>(gc::collect(&handle, retention, dry_run)?)).await?;
+    Ok(Json(Collected { blobs: freed.blobs, freed_bytes: freed.bytes, left_bytes, named_blobs: named.blobs, dry_run }))
 }

@@ -64,8 +64,14 @@ pub struct SecretNames {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CollectRequest {
-    /// Files of jobs that ended longer ago go too, unless the job is kept; 0: only of deleted jobs.
+    /// Files of jobs that were submitted longer ago and have ended go too, unless the job is kept; 0: only of
+    /// deleted jobs.
     pub older_than_s: u64,
+    /// Then the least used files of ended jobs that are not kept, until all together take at most so many
+    /// bytes; `null`: none.
+    pub max_bytes: Option<u64>,
+    /// Only tells what would go.
+    pub dry_run: bool,
 }
 
 /// What `fnode gc` did.
@@ -77,6 +83,10 @@ pub struct Collected {
     pub freed_bytes: u64,
     /// Bytes that this node's blobs still have.
     pub left_bytes: u64,
+    /// How many of the blobs an ended job still named: they went for `max_bytes`.
+    pub named_blobs: u64,
+    /// Nothing was removed.
+    pub dry_run: bool,
 }
 
 /// One thing that `fnode doctor` looked at.
