@@ -121,9 +121,36 @@ pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
         .expect("words hold only what bincode can carry, and a Vec takes any length")
 }
 
-/// Decodes all of `body`; claims no more memory than [`BODY_MAX`].
-pub(crate) fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
-    let config = bincode::config::standard().with_limit::<BODY_MAX>();
+/// Decodes all of `body`, which has no envelope. A length inside of it claims no more than some 16 times the memory
+/// that there are bytes (bincode counts eight for an integer that may take one), and never 64 KiB for nothing.
+///
+/// # Errors
+/// [`DecodeError::Body`] and [`DecodeError::Trailing`].
+pub fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    match body.len() {
+        0..=0x1000 => decode_within::<T, 0x1_0000>(body),
+        0x1001..=0x1_0000 => decode_within::<T, 0x10_0000>(body),
+        0x1_0001..=0x10_0000 => decode_within::<T, 0x100_0000>(body),
+        0x10_0001..=0x80_0000 => decode_within::<T, 0x800_0000>(body),
+        _ => decode_within::<T, { 16 * BODY_MAX }>(body),
+    }
+}
+
+fn decode_within<T: DeserializeOwned, const CLAIM_MAX: usize>(body: &[u8]) -> Result<T, DecodeError> {
+    let config = bincode::config::standard().with_limit::<CLAIM_MAX>();
     let (value, used) = bincode::serde::decode_from_slice(body, config).map_err(|_| DecodeError::Body)?;
     if used == body.len() { Ok(value) } else { Err(DecodeError::Trailing(body.len() - used)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_few_bytes_for_many_is_read_back_at_every_size() {
+        for len in [0_usize, 500, 4_000, 5_000, 60_000, 70_000, 1_100_000, 9_000_000] {
+            let smallest = vec![0_u64; len];
+            assert!(decode_body::<Vec<u64>>(&encode_body(&smallest)).is_ok_and(|read| read == smallest), "{len}");
+        }
+    }
 }
