@@ -9,3 +9,13 @@ pub mod http;
 pub mod net;
 pub mod node;
 pub mod store;
+
+#[cfg(test)]
+#[path = "../../proto/tests/words/harness/mod.rs"]
+mod harness;
+#[cfg(test)]
+#[path = "../../proto/tests/words/samples.rs"]
+#[allow(dead_code, reason = "the samples of proto's own words are used by proto")]
+mod samples;
+#[cfg(test)]
+mod words_tests;

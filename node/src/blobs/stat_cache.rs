@@ -143,6 +143,8 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<String, (Stamp, ContentId)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
 
     const SECOND: i64 = 1_000_000_000;
 
@@ -179,5 +181,14 @@ mod tests {
             assert!(decode(&bad).is_none(), "byte {at}");
             assert!(decode(&good[..at]).is_none(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn golden_stat_cache() {
+        let mut cache = StatCache::default();
+        cache.note_settled("src/train.py", stamp(1_700_000_000 * SECOND, 5), ContentId([0xab; 32]));
+        let bytes = cache.encode();
+        check("blobs.StatCache", &[Sample::new("one file", &cache.entries, bytes.clone())]);
+        attack("stat cache", &bytes, |bytes| decode(bytes).is_some());
     }
 }

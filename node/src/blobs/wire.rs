@@ -92,20 +92,8 @@ fn malformed(what: &'static str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// These bytes are spoken between versions; a change needs another protocol name.
-    #[test]
-    fn words_keep_their_bytes() {
-        let id = ContentId([0xab; 32]);
-        let whole = [vec![34, 0, 0, 0, 0, 1], vec![0xab; 32]].concat();
-        assert_eq!(frame(&Request::Whole(vec![id])), whole);
-        let range = [vec![38, 0, 0, 0, 1], vec![0xab; 32], vec![251, 0, 64, 0, 100]].concat();
-        assert_eq!(frame(&Request::Range { id, size: 16384, start: 0, end: 100 }), range);
-        assert_eq!(frame(&Answer::Data { size: 7 }), [2, 0, 0, 0, 0, 7]);
-        assert_eq!(frame(&Answer::NotHere), [1, 0, 0, 0, 1]);
-        assert_eq!(frame(&Answer::Busy), [1, 0, 0, 0, 2]);
-        assert_eq!(frame(&Answer::OtherSize { size: 7 }), [2, 0, 0, 0, 3, 7]);
-    }
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{check, sections};
 
     #[test]
     fn limits_fit_what_is_sent() {
@@ -130,5 +118,31 @@ mod tests {
         trailing[0] += 1;
         trailing.push(0);
         assert!(read_frame::<Request>(&mut &trailing[..], REQUEST_MAX).await.is_err());
+    }
+
+    #[test]
+    fn golden_blob_words() {
+        let id = ContentId([0xab; 32]);
+        let requests = [Request::Whole(vec![id; 2]), Request::Range { id, size: 70_000, start: 16_384, end: 32_768 }];
+        check("blobs.Request", &sections(&requests, frame));
+        let answers = [Answer::Data { size: 70_000 }, Answer::NotHere, Answer::Busy, Answer::OtherSize { size: 7 }];
+        check("blobs.Answer", &sections(&answers, frame));
+    }
+
+    /// Whether `bytes` are one word and nothing else.
+    fn is_word<T: DeserializeOwned>(mut bytes: &[u8], max: usize) -> bool {
+        let word = futures::executor::block_on(read_frame::<T>(&mut bytes, max));
+        word.is_ok_and(|word| word.is_some()) && bytes.is_empty()
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_place_of_every_word_do_no_harm() {
+        let id = ContentId([0xab; 32]);
+        for request in [Request::Whole(vec![id; 2]), Request::Range { id, size: 70_000, start: 16_384, end: 32_768 }] {
+            attack("Request", &frame(&request), |bytes| is_word::<Request>(bytes, REQUEST_MAX));
+        }
+        for answer in [Answer::Data { size: 70_000 }, Answer::NotHere, Answer::OtherSize { size: u64::MAX }] {
+            attack("Answer", &frame(&answer), |bytes| is_word::<Answer>(bytes, ANSWER_MAX));
+        }
     }
 }

@@ -396,9 +396,7 @@ fn check_version(frame: Frame<'_>, wanted: u16) -> Result<(), ProtocolError> {
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ProtocolError> {
-    let config = bincode::config::standard().with_limit::<FRAME_MAX>();
-    let (word, used) = bincode::serde::decode_from_slice(body, config).map_err(|_| ProtocolError::Body)?;
-    if used == body.len() { Ok(word) } else { Err(ProtocolError::Body) }
+    proto::codec::decode_body(body).map_err(|_| ProtocolError::Body)
 }
 
 #[cfg(test)]
@@ -406,6 +404,8 @@ mod tests {
     use proto::{GroupId, JobId};
 
     use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check, sections};
 
     fn attempt() -> AttemptId {
         AttemptId { job: JobId::only(GroupId([1; 16])), epoch: 1, number: 2 }
@@ -509,5 +509,97 @@ mod tests {
         let big = Hello { version_min: 1, version_max: 1, build: "x".repeat(FRAME_MAX) };
         assert!(matches!(put_frame(&mut buffer, 0, &big), Err(ProtocolError::TooLong { .. })));
         assert_eq!(buffer, [7]);
+    }
+
+    fn framed<T: Serialize>(word: &T) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, 1, word).expect("fits");
+        bytes
+    }
+
+    fn ended() -> Ended {
+        let usage = Usage { cpu_ms: 61_000, memory_max_bytes: 300_000_000 };
+        let ending = Ending::Signalled { signal: 9 };
+        Ended { attempt: attempt(), ending, usage, started_unix_ms: 5, ended_unix_ms: 70_000 }
+    }
+
+    fn started() -> Started {
+        let process = ProcessId { pid: 70_000, start_time: 5 };
+        Started { attempt: attempt(), process, started_unix_ms: 1_700_000_000_500 }
+    }
+
+    fn to_runner() -> [ToRunner; 6] {
+        [
+            ToRunner::Start(vec![order()]),
+            ToRunner::Stop { attempt: attempt(), grace_ms: 10_000 },
+            ToRunner::List,
+            ToRunner::Forget(vec![attempt()]),
+            ToRunner::Shutdown(ShutdownWhen::Now),
+            ToRunner::Goodbye,
+        ]
+    }
+
+    fn to_daemon() -> [ToDaemon; 2] {
+        let events = vec![Event::Started(started()), Event::Ended(ended()), Event::Unknown(attempt())];
+        let waiting = AttemptStatus::Waiting(attempt());
+        let attempts = vec![waiting, AttemptStatus::Running(started()), AttemptStatus::Ended(ended())];
+        [ToDaemon::Events(events), ToDaemon::Listed { attempts, more: true }]
+    }
+
+    fn handshake() -> (Hello, Welcome) {
+        let hello = Hello { version_min: 1, version_max: 2, build: "0.1.0".to_owned() };
+        let welcome = Welcome {
+            version: 1,
+            version_min: 1,
+            version_max: 3,
+            build: "0.1.0".to_owned(),
+            boot_id: "9a1c".to_owned(),
+            runner: ProcessId { pid: 70_000, start_time: 5 },
+        };
+        (hello, welcome)
+    }
+
+    #[test]
+    fn golden_runner_words() {
+        check("runner.ToRunner", &sections(&to_runner(), framed));
+        check("runner.ToDaemon", &sections(&to_daemon(), framed));
+        check("runner.ShutdownWhen", &sections(&[ShutdownWhen::Idle, ShutdownWhen::Now], framed));
+        check("runner.Output", &sections(&[Output::Null, Output::File("/tmp/log".into())], framed));
+        let [ToDaemon::Events(events), ToDaemon::Listed { attempts, .. }] = to_daemon() else {
+            unreachable!("made so above")
+        };
+        check("runner.Event", &sections(&events, framed));
+        check("runner.AttemptStatus", &sections(&attempts, framed));
+        let (hello, welcome) = handshake();
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, HANDSHAKE, &hello).expect("fits");
+        let first = Sample::new("Hello", &hello, std::mem::take(&mut bytes));
+        put_frame(&mut bytes, HANDSHAKE, &welcome).expect("fits");
+        check("runner.Handshake", &[first, Sample::new("Welcome", &welcome, bytes)]);
+    }
+
+    /// The frame that `bytes` are, all of them.
+    fn whole(bytes: &[u8]) -> Option<Frame<'_>> {
+        take_frame(bytes, FRAME_MAX).ok().flatten().filter(|frame| frame.used == bytes.len())
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_place_of_every_frame_do_no_harm() {
+        for word in to_runner() {
+            let takes = |bytes: &[u8]| whole(bytes).is_some_and(|frame| decode_to_runner(frame, 1).is_ok());
+            attack("ToRunner", &framed(&word), takes);
+        }
+        for word in to_daemon() {
+            let takes = |bytes: &[u8]| whole(bytes).is_some_and(|frame| decode_to_daemon(frame, 1).is_ok());
+            attack("ToDaemon", &framed(&word), takes);
+        }
+        let (hello, welcome) = handshake();
+        let (mut first, mut answer) = (Vec::new(), Vec::new());
+        put_frame(&mut first, HANDSHAKE, &hello).expect("fits");
+        put_frame(&mut answer, HANDSHAKE, &welcome).expect("fits");
+        attack("Hello", &first, |bytes| whole(bytes).is_some_and(|frame| decode_handshake::<Hello>(frame).is_ok()));
+        attack("Welcome", &answer, |bytes| {
+            whole(bytes).is_some_and(|frame| decode_handshake::<Welcome>(frame).is_ok())
+        });
     }
 }

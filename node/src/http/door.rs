@@ -313,3 +313,25 @@ async fn answer(
     headers.entry("cache-control").or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
+
+    #[test]
+    fn golden_api_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Home::new(dir.path()).api();
+        let (addr, token) = ("127.0.0.1:4681".to_owned(), "0f".repeat(32));
+        let file = ApiFile { addr, token, version: "0.1.0".to_owned(), pid: 4_711 };
+        file.write(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        check("http.ApiFile", &[Sample::text("api.json", &file, &text)]);
+        attack_loosely("api.json", text.as_bytes(), 20, |bytes| {
+            std::fs::write(&path, bytes).unwrap();
+            ApiFile::read(dir.path()).is_some()
+        });
+    }
+}

@@ -208,3 +208,20 @@ impl fmt::Debug for OpenStream {
         write!(f, "OpenStream({:?})", self.protocol)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::golden::{Sample, check};
+
+    #[test]
+    fn golden_bulk() {
+        let mut samples: Vec<Sample> = BulkProtocol::ALL
+            .into_iter()
+            .map(|protocol| Sample::text(&format!("name of {protocol:?}"), &protocol, protocol.name()))
+            .collect();
+        samples.push(Sample::new("the answer to a new stream: use it", &"", vec![ACCEPTED]));
+        samples.push(Sample::new("the answer to a new stream: come back later", &"", vec![BUSY]));
+        check("net.Bulk", &samples);
+    }
+}

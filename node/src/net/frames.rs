@@ -129,6 +129,8 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
 
     fn read_all(bytes: &[u8], chunk: usize) -> io::Result<Vec<Bytes>> {
         let mut reader = FrameReader::default();
@@ -199,5 +201,17 @@ mod tests {
         let mut stream = Chunked { bytes: &bytes, chunk: usize::MAX };
         while let Poll::Ready(Ok(Some(_))) = reader.poll_next(&mut stream, &mut cx) {}
         assert!(reader.buffer.capacity() <= 2 * BUFFER_KEPT, "{}", reader.buffer.capacity());
+    }
+
+    #[test]
+    fn golden_frames() {
+        let frame = Sample::new("a frame", &"abc", written(&[b"abc"]));
+        let mark = Sample::new("the mark: this connection is the one", &"", written(&[b""]));
+        check("net.Frame", &[frame, mark]);
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_place_of_a_frame_do_no_harm() {
+        attack("Frame", &written(&[b"abc"]), |bytes| read_all(bytes, 7).is_ok_and(|frames| frames.len() == 1));
     }
 }

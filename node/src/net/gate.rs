@@ -221,6 +221,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::golden::{Sample, check};
     use crate::net::identity::Identity;
 
     fn secret(number: u32, byte: u8) -> Secret {
@@ -261,5 +262,13 @@ mod tests {
         rules.shut_out.insert(member.node_id());
         assert!(matches!(rules.check(peer(&member), &current), Err(GateError::ShutOut(_))));
         assert!(matches!(rules.check(peer(&member), &previous), Err(GateError::ShutOut(_))));
+    }
+
+    #[test]
+    fn golden_gate() {
+        let secret = secret(3, 0x5a);
+        let name = Sample::text("name of the way, from the secret", &secret, &way_name(&secret));
+        let sample = Sample::new("prologue of the handshake, from the secret", &secret, prologue(&secret).to_vec());
+        check("net.Gate", &[name, sample]);
     }
 }

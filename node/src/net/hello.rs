@@ -66,6 +66,8 @@ impl Hello {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
 
     const OURS: ClusterId = ClusterId([1; 16]);
 
@@ -81,12 +83,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_bytes_do_not_change_unnoticed() {
-        let golden = b"fnod\x01\x03\x00\x3f\x00\x00\x00\
-            \x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\
-            \x050.1.0\x01\x0c/fnode/log/1\x07\x01\x17/ip4/192.0.2.7/tcp/4747\x00";
-        assert_eq!(codec::encode(&sample(7)), golden);
-        assert_eq!(Hello::read(golden, OURS), Ok(sample(7)));
+    fn golden_hello() {
+        let bytes = codec::encode(&sample(7));
+        assert_eq!(Hello::read(&bytes, OURS), Ok(sample(7)));
+        check("net.Hello", &[Sample::new("the first frame of a control stream", &sample(7), bytes)]);
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_place_of_a_hello_do_no_harm() {
+        attack("Hello", &codec::encode(&sample(7)), |bytes| Hello::read(bytes, OURS).is_ok());
     }
 
     #[test]

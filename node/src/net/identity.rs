@@ -145,6 +145,8 @@ fn narrow(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
 
     #[test]
     fn an_identity_is_made_once_and_found_again() {
@@ -187,5 +189,20 @@ mod tests {
     fn a_peer_id_of_another_kind_of_key_is_no_node() {
         let hashed = PeerId::from_bytes(&[&[0x12, 0x20][..], &[7; 32]].concat()).unwrap();
         assert_eq!(node_id_of(&hashed), None);
+    }
+
+    #[test]
+    fn golden_identity() {
+        let identity = parse(&format!("{MARKER} {}", "5a".repeat(32))).expect("a key");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        store(&path, &identity).unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        let peer = peer_id_of(identity.node_id()).to_string();
+        let samples = [Sample::text("the key's file", &identity, &text), Sample::text("peer id", &identity, &peer)];
+        check("net.Identity", &samples);
+        attack_loosely("the key's file", text.as_bytes(), 500, |bytes| {
+            String::from_utf8(bytes.to_vec()).is_ok_and(|text| parse(&text).is_some())
+        });
     }
 }

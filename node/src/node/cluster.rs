@@ -23,6 +23,7 @@ pub struct Cluster {
 
 /// The file.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
 struct Stored {
     version: u32,
     id: String,
@@ -31,6 +32,7 @@ struct Stored {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
 struct StoredSecret {
     number: u32,
     key: String,
@@ -136,6 +138,8 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
 
     #[test]
     fn a_cluster_is_read_back_as_it_was_written_and_only_by_its_owner() {
@@ -153,5 +157,22 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(&path, "{}").unwrap();
         assert!(matches!(Cluster::load(&path), Err(ClusterError::Damaged(_))));
+    }
+
+    #[test]
+    fn golden_cluster_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster.json");
+        let secret = |number| Secret { number, key: [0x5a; 32] };
+        let (id, name) = (ClusterId([2; 16]), "lab-a".to_owned());
+        let cluster = Cluster { id, name, secret: secret(3), previous: Some(secret(2)) };
+        cluster.save(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let stored: Stored = serde_json::from_str(&text).unwrap();
+        check("node.Cluster", &[Sample::text("cluster.json", &stored, &text)]);
+        attack_loosely("cluster.json", text.as_bytes(), 20, |bytes| {
+            std::fs::write(&path, bytes).unwrap();
+            Cluster::load(&path).is_ok()
+        });
     }
 }

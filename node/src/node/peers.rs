@@ -72,3 +72,26 @@ impl Peers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
+
+    #[test]
+    fn golden_peers_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("peers.json");
+        let mut peers = Peers::load(path.clone());
+        assert!(peers.met(NodeId([8; 32]), &["/ip4/192.0.2.7/tcp/4747".to_owned(), "nowhere".to_owned()]));
+        peers.save();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Peers::load(path.clone()).known(), peers.known());
+        check("node.Peers", &[Sample::text("peers.json", peers.known(), &text)]);
+        attack_loosely("peers.json", text.as_bytes(), 20, |bytes| {
+            std::fs::write(&path, bytes).unwrap();
+            !Peers::load(path.clone()).known().is_empty()
+        });
+    }
+}

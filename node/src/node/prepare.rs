@@ -52,7 +52,7 @@ const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What the daemon notes beside an attempt, so that its next life knows what runs. A file is enough: it is
 /// lost only with the machine, and then so is the attempt.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Note {
     spec: GroupSpec,
     reservation: Reservation,
@@ -335,5 +335,22 @@ fn system(error: &std::io::Error) -> StartFailure {
         StartFailure::DiskFull
     } else {
         StartFailure::System(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
+    use crate::samples;
+
+    #[test]
+    fn golden_note() {
+        let (spec, reservation, position) = (samples::spec(), samples::reservation(), samples::position());
+        let note = Note { spec, reservation, position };
+        let bytes = codec::encode(&note);
+        check("node.Note", &[Sample::new("beside an attempt", &note, bytes.clone())]);
+        attack("Note", &bytes, |bytes| codec::decode::<Note>(bytes).is_ok());
     }
 }

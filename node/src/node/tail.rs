@@ -235,3 +235,47 @@ pub(super) async fn read_word<T: serde::de::DeserializeOwned>(
     let (word, used) = bincode::serde::decode_from_slice(&body, config).map_err(std::io::Error::other)?;
     if used == len { Ok(word) } else { Err(std::io::Error::other("bytes after the end of a word")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
+    use crate::samples;
+
+    fn written(word: &impl Serialize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        futures::executor::block_on(write_word(&mut bytes, word)).expect("a Vec takes all");
+        bytes
+    }
+
+    /// Whether `bytes` are one word and nothing else.
+    fn is_word<T: serde::de::DeserializeOwned>(mut bytes: &[u8]) -> bool {
+        futures::executor::block_on(read_word::<T>(&mut bytes)).is_ok() && bytes.is_empty()
+    }
+
+    fn request() -> TailRequest {
+        TailRequest { attempt: samples::attempt(), offset: 70_000, max: 65_536, wait_ms: 500 }
+    }
+
+    fn answer() -> Option<LogChunk> {
+        Some(LogChunk { bytes: b"epoch 1\n".to_vec(), next_offset: 70_008, eof: true })
+    }
+
+    #[test]
+    fn golden_tail() {
+        let nothing: Option<LogChunk> = None;
+        let samples = [
+            Sample::new("request", &request(), written(&request())),
+            Sample::new("answer", &answer(), written(&answer())),
+            Sample::new("answer: the attempt is not here", &nothing, written(&nothing)),
+        ];
+        check("node.Tail", &samples);
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_place_of_a_request_or_answer_do_no_harm() {
+        attack("TailRequest", &written(&request()), is_word::<TailRequest>);
+        attack("LogChunk", &written(&answer()), is_word::<Option<LogChunk>>);
+    }
+}

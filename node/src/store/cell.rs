@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::codec::Word;
+use proto::codec::{self, Word};
 use proto::entry::Position;
 use proto::job::GroupSpec;
 use proto::log::Head;
@@ -24,8 +24,6 @@ use super::table::{Batch, Table};
 pub(crate) const LAYOUT: (u32, u16) = (1, Record::KIND);
 /// sled handles small values best; longer ones are cut into pieces of this size.
 const PIECE: usize = 16 << 10;
-/// No value claims more memory when it is decoded: the longest is a specification in one event.
-const VALUE_MAX: usize = 16 << 20;
 /// First byte of a cell.
 const WHOLE: u8 = 0;
 const IN_PIECES: u8 = 1;
@@ -72,12 +70,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// The value in `bytes`, all of which it must be.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, TableError> {
-    let config = bincode::config::standard().with_limit::<VALUE_MAX>();
-    match bincode::serde::decode_from_slice(bytes, config) {
-        Ok((value, used)) if used == bytes.len() => Ok(value),
-        Ok(_) => Err(TableError::Corrupt("a value has bytes after its end".to_owned())),
-        Err(error) => Err(TableError::Corrupt(format!("a value does not decode: {error}"))),
-    }
+    codec::decode_body(bytes).map_err(|error| TableError::Corrupt(format!("a value does not decode: {error}")))
 }
 
 /// Puts `bytes` under `key`; `old_pieces` is what [`load`] told of the value that is replaced.
@@ -197,6 +190,9 @@ pub(crate) fn load_logs(table: &dyn Table) -> Result<BTreeMap<proto::entry::LogI
 mod tests {
     use super::super::table::MemoryTable;
     use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
+    use crate::samples;
 
     #[test]
     fn a_long_value_lies_in_pieces_and_leaves_none_behind() {
@@ -222,5 +218,61 @@ mod tests {
         assert!(decode::<u8>(&[1, 2]).is_err());
         assert!(open(&MemoryTable::default(), b"k", &[]).is_err());
         assert!(open(&MemoryTable::default(), b"k", &[IN_PIECES, 0, 1]).is_err());
+    }
+
+    fn standing() -> Standing {
+        let end = End { segment: 3, offset: 70_000 };
+        let last = Some((Location { segment: 3, offset: 60_000, len: 10_000 }, [7; 8]));
+        Standing { layout: LAYOUT, applied: end, last, digest: Digest::EMPTY }
+    }
+
+    fn log_state() -> LogState {
+        let head = Head { seq: 70_000, hash: samples::content(0xee) };
+        LogState { number: 3, head, hlc: samples::hlc() }
+    }
+
+    fn project_use() -> ProjectUse {
+        ProjectUse { name: "vision".to_owned(), groups: 12, jobs: 70_000 }
+    }
+
+    fn group_record() -> (RecordKey, Record) {
+        let (position, hlc) = (samples::position(), samples::hlc());
+        let submitted = Some(Submitted { position, hlc, spec: samples::bare_spec().into() });
+        let claim = Some(Claim { epoch: 2, coordinator: samples::node(8) });
+        let record = GroupRecord { submitted, claim, ..GroupRecord::default() };
+        (RecordKey::Group(samples::group()), Record::Group(record))
+    }
+
+    #[test]
+    fn golden_cells() {
+        let (key, record) = group_record();
+        let mut batch = Batch::new();
+        store(&mut batch, b"k".to_vec(), b"value", 0);
+        let short = batch.remove(&b"k".to_vec()).flatten().expect("put");
+        store(&mut batch, b"k".to_vec(), &vec![7; 2 * PIECE], 0);
+        let long = batch.remove(&b"k".to_vec()).flatten().expect("put");
+        let samples = [
+            Sample::new("what the table stands for", &standing(), encode(&standing())),
+            Sample::new("head of a log", &log_state(), encode(&log_state())),
+            Sample::new("use of a project", &project_use(), encode(&project_use())),
+            Sample::new("group record", &record, encode_record(&key, &record)),
+            Sample::new("a short value", &"value", short),
+            Sample::new("a value in two pieces", &"", long),
+        ];
+        check("store.Cell", &samples);
+    }
+
+    #[test]
+    fn hostile_bytes_in_a_cell_do_no_harm() {
+        attack("Standing", &encode(&standing()), |bytes| decode::<Standing>(bytes).is_ok());
+        attack("LogState", &encode(&log_state()), |bytes| decode::<LogState>(bytes).is_ok());
+        attack("ProjectUse", &encode(&project_use()), |bytes| decode::<ProjectUse>(bytes).is_ok());
+        let (key, record) = group_record();
+        let table = MemoryTable::default();
+        let mut batch = Batch::new();
+        store(&mut batch, keys::spec(samples::group()), &encode(&samples::bare_spec()), 0);
+        table.apply(batch).expect("memory");
+        let cell = [&[WHOLE], encode_record(&key, &record).as_slice()].concat();
+        attack("group record", &cell, |cell| open_record(&table, &key, cell).is_ok());
     }
 }

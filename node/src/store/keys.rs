@@ -148,6 +148,9 @@ pub(crate) fn after(prefix: &[u8]) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
+    use crate::samples;
 
     #[test]
     fn jobs_of_a_group_sort_by_index_and_are_read_back() {
@@ -163,5 +166,30 @@ mod tests {
     fn the_end_of_a_prefix_is_past_all_its_keys() {
         assert_eq!(after(b"ab"), b"ac");
         assert_eq!(after(&[b'j', 0xff, 0xff]), b"k");
+    }
+
+    #[test]
+    fn golden_keys() {
+        let log = LogId { author: samples::node(8), incarnation: 1_700_000_000_000 };
+        let (group, job) = (samples::group(), samples::job());
+        let keys = [
+            ("group record", record(&RecordKey::Group(group))),
+            ("specification of a group", spec(group)),
+            ("job record", record(&RecordKey::Job(job))),
+            ("job record of a group of one", job_key(JobId::only(group))),
+            ("node record", record(&RecordKey::Node(samples::node(8)))),
+            ("project record", record(&RecordKey::Project("vision".to_owned()))),
+            ("cluster record", record(&RecordKey::Cluster)),
+            ("unfinished group", group_key(UNFINISHED, group)),
+            ("head of a log", super::log(log)),
+            ("places of entries", places(3, 70_000)),
+            ("use of a project", project_use("vision")),
+            ("group of a project", project_group("vision", group)),
+            ("piece of a value", piece(b"k", 300)),
+            ("what the table stands for", STANDING.to_vec()),
+        ];
+        check("store.Keys", &keys.map(|(title, key)| Sample::new(title, &title, key)));
+        attack_loosely("key of a log", &super::log(log), 500, |key| log_of(key).is_some());
+        attack_loosely("key of a job", &job_key(job), 500, |key| member_of(key).is_some() && group_of(key).is_some());
     }
 }

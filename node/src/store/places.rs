@@ -122,6 +122,8 @@ fn load(table: &dyn Table, number: u32, slot: u64) -> Result<Option<Stretch>, Ta
 mod tests {
     use super::super::table::MemoryTable;
     use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
 
     #[test]
     fn places_are_found_again_across_batches_and_segments() {
@@ -151,5 +153,14 @@ mod tests {
             assert_eq!(found, want, "{first}..={last}");
         }
         assert!(Places::new(&table).push(7, 103, START).is_err(), "a gap is noticed");
+    }
+
+    #[test]
+    fn golden_places() {
+        let stretch = Stretch { first: 33, steps: vec![(1, 16, 900), (0, 0, 70_000), (2, 16, 5)] };
+        let bytes = cell::encode(&stretch);
+        check("store.Places", &[Sample::new("where three entries lie", &stretch, bytes.clone())]);
+        let is_stretch = |bytes: &[u8]| cell::decode::<Stretch>(bytes).is_ok_and(|it| it.locations().count() < 1 << 20);
+        attack("Stretch", &bytes, is_stretch);
     }
 }

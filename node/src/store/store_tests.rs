@@ -14,11 +14,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::error::{StoreError, TableError};
-use super::journal::{End, Journal, Location, SEGMENT_MAX, frame, read_record};
+use super::journal::{End, Journal, Location, RECORD_HEADER, SEGMENT_MAX, frame, payload_of, read_record};
 use super::medium::{Medium, Memory};
 use super::scan::{Found, Scan};
 use super::table::{Batch, MemorySource, MemoryTable, Opened, Order, Table, TableSource, Visit};
 use super::{Recovered, Store};
+use crate::harness::attack::attack;
+use crate::harness::golden::{Sample, check};
+use crate::samples;
 
 fn log(seed: u8) -> Log {
     Log::new(Identity::from_seed([seed; 32]), 1, BTreeMap::new(), Hlc::default())
@@ -29,17 +32,53 @@ fn write(log: &mut Log, number: u32) -> VerifiedEntry {
 }
 
 #[test]
-fn a_record_has_these_bytes() {
-    let signed = SignedEntry { bytes: b"entry".to_vec(), signature: vec![7; 3] };
-    let mut bytes = Vec::new();
-    let len = frame(&signed, &mut bytes);
-    assert_eq!(len as usize, bytes.len());
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    // Length 21, checksum, then the envelope "fnod" 1, kind 11, length 10, and the word.
-    assert_eq!(
-        hex,
-        concat!("15000000", "9aabf29bae8df96e", "666e6f6401", "0b00", "0a000000", "05656e747279", "03070707")
-    );
+fn golden_journal() {
+    let signed = samples::chain()[0].clone();
+    let medium: Arc<dyn Medium> = Arc::new(Memory::default());
+    let mut journal = Journal::open(medium.clone(), End { segment: 0, offset: 0 }).expect("empty");
+    let mut record = Vec::new();
+    let len = frame(&signed, &mut record);
+    assert_eq!(len as usize, record.len());
+    let end = journal.append(&record).expect("memory");
+    let mut segment = vec![0; usize::try_from(end.offset).expect("small") + record.len()];
+    medium.read_at(1, 0, &mut segment).expect("memory");
+    check("store.Journal", &[Sample::new("a segment with one record", &(end, signed), segment)]);
+}
+
+#[test]
+fn hostile_bytes_in_a_segment_do_no_harm() {
+    let signed = samples::chain()[0].clone();
+    let mut record = Vec::new();
+    frame(&signed, &mut record);
+    attack("record", &record, |bytes| {
+        let payload = payload_of(bytes).filter(|payload| payload.len() + RECORD_HEADER == bytes.len());
+        payload.is_some_and(|payload| proto::codec::decode::<SignedEntry>(payload).is_ok())
+    });
+    // The scan of a whole segment, whose window is 1 MiB: fewer places are enough.
+    let header = b"fnodeseg\x01\0\0\0\0\0\0\0";
+    let segment = [header, record.as_slice(), record.as_slice()].concat();
+    let found = |bytes: &[u8]| {
+        let medium = Memory::default();
+        medium.create(1).expect("memory");
+        medium.write_at(1, 0, bytes).expect("memory");
+        let mut scan = Scan::new(&medium, 1, 0).expect("memory");
+        let mut records = Vec::new();
+        while let Some(next) = scan.next().expect("memory") {
+            if let Found::Record(_, found) = next {
+                records.push(found);
+            }
+        }
+        records
+    };
+    assert_eq!(found(&segment).len(), 2);
+    for at in 0..segment.len() {
+        let mut flipped = segment.clone();
+        flipped[at] ^= 1 << (at % 8);
+        let records = found(&flipped);
+        assert!(records.iter().all(|record| *record == signed), "a record with the flipped byte {at} is taken");
+        assert_eq!(records.len(), if at < header.len() { 2 } else { 1 }, "byte {at} costs its own record alone");
+        assert!(found(&segment[..at]).len() < 2, "cut at {at}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use proto::time::Timestamp;
 use proto::{ByteSize, ClusterId, ContentId, GroupId, JobId, Manifest, NodeId};
 
 use super::golden::{packets, records};
-use super::harness::attack::{attack, attack_loosely};
+use super::harness::attack::{PLACES_MAX, attack, attack_loosely};
 use super::samples;
 
 fn attack_word<W: Word>(name: &str, word: &W) {
@@ -76,7 +76,7 @@ fn no_packet_of_the_membership_protocol_does_harm() {
     let mut one = Membership::new(samples::node(1), 1, 1);
     let packet = packets(one.announce(Timestamp(0), samples::node(2))).remove(0);
     let two = RefCell::new(Membership::new(samples::node(2), 1, 2));
-    attack_loosely("Membership", &packet, |bytes| {
+    attack_loosely("Membership", &packet, PLACES_MAX, |bytes| {
         // One node hears all of them, one after the other: what it believes by then must not hurt it either.
         let mut two = two.borrow_mut();
         two.on_packet(Timestamp(1), bytes);
@@ -87,7 +87,7 @@ fn no_packet_of_the_membership_protocol_does_harm() {
 
 /// Reads texts made of `good`; one that is taken must be the same when it is printed and read again.
 fn attack_parser<T: FromStr + PartialEq>(name: &str, good: &str, print: impl Fn(&T) -> Option<String>) {
-    attack_loosely(name, good.as_bytes(), |bytes| {
+    attack_loosely(name, good.as_bytes(), PLACES_MAX, |bytes| {
         let text = String::from_utf8_lossy(bytes);
         let Ok(value) = T::from_str(&text) else { return false };
         if let Some(printed) = print(&value) {

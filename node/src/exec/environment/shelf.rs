@@ -258,6 +258,8 @@ pub(super) fn unix_s(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -311,5 +313,25 @@ mod tests {
         assert_eq!(shelf.get(KEY), None);
         fs::write(place.join(COMPLETE_FILE), "{torn").unwrap();
         assert_eq!(shelf.list(), []);
+    }
+
+    #[test]
+    fn golden_shelf() {
+        let complete =
+            Complete { python: "3.11.7".to_owned(), tool: "uv".to_owned(), bytes: 70_000, built_unix_s: 1_700_000_000 };
+        let building = Building { group: 4_711, started: 123, boot: "9a1c".to_owned() };
+        let json = |title: &str, value: &dyn std::fmt::Debug, text: String| Sample::text(title, &value, &text);
+        let samples = [
+            json("complete", &complete, serde_json::to_string(&complete).unwrap()),
+            json("building", &building, serde_json::to_string(&building).unwrap()),
+        ];
+        check("exec.Shelf", &samples);
+        for text in [serde_json::to_string(&complete).unwrap(), serde_json::to_string(&building).unwrap()] {
+            let read = |bytes: &[u8]| {
+                // A changed note must not make the daemon kill a group that is not its own: it is only read here.
+                serde_json::from_slice::<Building>(bytes).is_ok() || serde_json::from_slice::<Complete>(bytes).is_ok()
+            };
+            attack_loosely("shelf", text.as_bytes(), 500, read);
+        }
     }
 }

@@ -260,6 +260,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
 
     fn program(path: &Path, text: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -331,5 +333,20 @@ mod tests {
         program(&dir.path().join("python3"), "#!/bin/sh\necho hello\n");
         let search = Search { path: dir.path().into(), ..Search::default() };
         assert_eq!(Pythons::find(&search), Pythons::default());
+    }
+
+    #[test]
+    fn golden_remembered_pythons() {
+        let known =
+            Known { path: "/usr/bin/python3".into(), stamp: (1_700_000_000, 5, 70_000), version: "3.11.7".to_owned() };
+        let remembered = Remembered { versions: vec![known] };
+        let text = serde_json::to_string(&remembered).unwrap();
+        check("exec.Pythons", &[Sample::text("what is remembered", &remembered, &text)]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pythons.json");
+        attack_loosely("pythons.json", text.as_bytes(), 20, |bytes| {
+            fs::write(&path, bytes).unwrap();
+            !Remembered::read(&path).versions.is_empty()
+        });
     }
 }

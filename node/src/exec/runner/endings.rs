@@ -70,6 +70,7 @@ mod tests {
     use proto::{AttemptId, GroupId, JobId};
 
     use super::*;
+    use crate::harness::attack::attack_loosely;
 
     #[test]
     fn endings_survive_their_runner() {
@@ -93,5 +94,24 @@ mod tests {
 
         save(&path, [].iter()).expect("saved");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_file_cost_at_most_its_endings() {
+        let home = tempfile::tempdir().expect("made");
+        let path = home.path().join("endings");
+        let ended = Ended {
+            attempt: AttemptId { job: JobId::only(GroupId([1; 16])), epoch: 1, number: 2 },
+            ending: Ending::OutOfMemory,
+            usage: Usage::default(),
+            started_unix_ms: 5,
+            ended_unix_ms: 6,
+        };
+        save(&path, [ended].iter()).expect("saved");
+        let bytes = fs::read(&path).expect("just written");
+        attack_loosely("endings", &bytes, 20, |bytes| {
+            fs::write(&path, bytes).expect("written");
+            load(&path).is_ok_and(|endings| !endings.is_empty())
+        });
     }
 }

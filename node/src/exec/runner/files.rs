@@ -156,6 +156,8 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
 
     #[test]
     fn the_pid_file_tells_a_live_runner_from_a_stale_one() {
@@ -192,5 +194,20 @@ mod tests {
         let _listener = UnixListener::bind(&address.path).expect("binds");
         UnixStream::connect(files.socket_path().expect("opens").path).expect("connects");
         assert!(files.socket().exists());
+    }
+
+    #[test]
+    fn golden_pid_file() {
+        let home = tempfile::tempdir().expect("made");
+        let files = RunnerFiles::new(home.path()).expect("absolute");
+        let RunnerRecord { process, boot_id } = files.write_record().expect("written");
+        let text = fs::read_to_string(files.pid()).expect("just written");
+        // The process and the boot are other ones with every run.
+        let told = text.replacen(&process.pid.to_string(), "PID", 1).replace(&process.start_time.to_string(), "START");
+        let told = told.replace(&boot_id, "BOOT");
+        check("runner.Pid", &[Sample::text("runner.pid", &"", &told)]);
+        attack_loosely("runner.pid", text.as_bytes(), 500, |bytes| {
+            String::from_utf8(bytes.to_vec()).is_ok_and(|text| parse_record(&text).is_some())
+        });
     }
 }

@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 /// Seeds of made-up bytes.
 const SEEDS: std::ops::Range<u64> = 0..300;
 /// Words longer than this are cut and changed at that many places, spread evenly.
-const PLACES_MAX: usize = 1_500;
+pub(crate) const PLACES_MAX: usize = 1_500;
 /// One allocation may have so many bytes, whatever a length says: serde's own first step for a list is 1 MiB.
 const CLAIM_MAX: usize = 3 << 19;
 /// Lengths as bincode and our frames write them, each far beyond what follows.
@@ -92,7 +92,7 @@ pub(crate) fn attack(word: &str, good: &[u8], takes: impl Fn(&[u8]) -> bool) {
         taken
     };
     assert!(tried(good), "refuses its own bytes: {}", told(good));
-    for at in places(good.len()) {
+    for at in places(good.len(), PLACES_MAX) {
         assert!(!tried(&good[..at]), "takes bytes that are cut at {at}: {}", told(good));
     }
     for tail in [&[0][..], &[0xff], b"\n\n", &good[..good.len().min(64)]] {
@@ -100,15 +100,16 @@ pub(crate) fn attack(word: &str, good: &[u8], takes: impl Fn(&[u8]) -> bool) {
             assert!(!tried(&[good, tail].concat()), "takes a tail {tail:?}: {}", told(good));
         }
     }
-    shake(good, |bytes| {
+    shake(good, PLACES_MAX, |bytes| {
         tried(bytes);
     });
 }
 
-/// The same where cut or longer bytes may still have a meaning: only panics and memory are watched.
-pub(crate) fn attack_loosely(word: &str, good: &[u8], takes: impl Fn(&[u8]) -> bool) {
+/// The same where cut or longer bytes may still have a meaning: only panics and memory are watched. A decoder that
+/// reads a file is given fewer places, because every one costs some twenty files.
+pub(crate) fn attack_loosely(word: &str, good: &[u8], places_max: usize, takes: impl Fn(&[u8]) -> bool) {
     assert!(takes(good), "{word} refuses {}", hex(good));
-    shake(good, |bytes| {
+    shake(good, places_max, |bytes| {
         LARGEST.set(0);
         takes(bytes);
         let claimed = LARGEST.get();
@@ -117,18 +118,19 @@ pub(crate) fn attack_loosely(word: &str, good: &[u8], takes: impl Fn(&[u8]) -> b
 }
 
 /// Hands out everything that is made of `good` by changing it, and bytes that have nothing to do with it.
-fn shake(good: &[u8], mut use_on: impl FnMut(&[u8])) {
+fn shake(good: &[u8], places_max: usize, mut use_on: impl FnMut(&[u8])) {
     let mut hand_out = |bytes: &[u8]| {
         let _suspect = Suspect(bytes);
         use_on(bytes);
     };
-    for at in places(good.len()) {
+    for at in places(good.len(), places_max) {
         let mut flipped = good.to_vec();
         flipped[at] ^= 1 << (at % 8);
         hand_out(&flipped);
         for length in LENGTHS {
             hand_out(&[&good[..at], length, &good[at..]].concat());
             hand_out(&[&good[..at], length].concat());
+            hand_out(&[&good[..at], length, &good[at + 1..]].concat());
             let rest = good.get(at + length.len()..).unwrap_or_default();
             hand_out(&[&good[..at], length, rest].concat());
         }
@@ -142,8 +144,8 @@ fn shake(good: &[u8], mut use_on: impl FnMut(&[u8])) {
     }
 }
 
-fn places(len: usize) -> impl Iterator<Item = usize> {
-    (0..len).step_by(len.div_ceil(PLACES_MAX).max(1))
+fn places(len: usize, places_max: usize) -> impl Iterator<Item = usize> {
+    (0..len).step_by(len.div_ceil(places_max).max(1))
 }
 
 fn hex(bytes: &[u8]) -> String {

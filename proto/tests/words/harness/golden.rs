@@ -32,6 +32,17 @@ impl Sample {
     }
 }
 
+/// A sample for each of `values`, told by the name of its variant.
+pub(crate) fn sections<T: Debug>(values: &[T], encode: impl Fn(&T) -> Vec<u8>) -> Vec<Sample> {
+    values.iter().map(|value| Sample::new(&variant_of(value), value, encode(value))).collect()
+}
+
+/// What a value's debug output calls its variant.
+pub(crate) fn variant_of(value: &impl Debug) -> String {
+    let shown = format!("{value:?}");
+    shown.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+}
+
 /// Compares `samples` with the golden file of `word`, or writes it where that is wished.
 pub(crate) fn check(word: &str, samples: &[Sample]) {
     let titles: BTreeSet<&str> = samples.iter().map(|sample| sample.title.as_str()).collect();

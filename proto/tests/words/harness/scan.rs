@@ -29,6 +29,28 @@ pub(crate) fn serialized() -> Vec<Serialized> {
     found
 }
 
+/// Those of `types` that no golden file of `files` (name and text) shows: a struct by its name in some sample, an
+/// enum by a section or a file for each variant, in files that have its name between dots.
+pub(crate) fn missing(types: &[Serialized], files: &[(String, String)], excused: &[(&str, &str)]) -> Vec<String> {
+    let all: String = files.iter().map(|(_, text)| text.as_str()).collect();
+    let mut missing = Vec::new();
+    for Serialized { file, name, variants, is_word } in types {
+        if excused.iter().any(|(excused, _)| excused == name) {
+            continue;
+        }
+        let own: Vec<_> = files.iter().filter(|(word, _)| word.split('.').any(|part| part == name)).collect();
+        if (variants.is_empty() && !names(&all, name)) || (*is_word && own.is_empty()) {
+            missing.push(format!("{name} of {file}"));
+        }
+        let has = |variant: &str| {
+            let section = format!("\n== {variant}\n");
+            own.iter().any(|(word, text)| word.ends_with(&format!(".{variant}")) || text.contains(&section))
+        };
+        missing.extend(variants.iter().filter(|variant| !has(variant)).map(|it| format!("{name}::{it} of {file}")));
+    }
+    missing
+}
+
 /// Whether `text` has `name` as a word of its own.
 pub(crate) fn names(text: &str, name: &str) -> bool {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)

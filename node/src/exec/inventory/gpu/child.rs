@@ -208,6 +208,8 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check, sections};
 
     const LIMIT: Duration = Duration::from_secs(20);
 
@@ -263,5 +265,32 @@ mod tests {
         assert_eq!(child("sleep 60").list(Duration::from_millis(100)), Err(ProbeError::Silent(0)));
         assert_eq!(child("yes | head -c 1000000").list(LIMIT), Err(ProbeError::Garbled));
         assert!(matches!(ProbeProgram::new("/no/such", []).list(LIMIT), Err(ProbeError::Start { .. })));
+    }
+
+    #[test]
+    fn golden_probe_report() {
+        let rtx = Adapter {
+            index: 1,
+            name: "RTX".to_owned(),
+            kind: AdapterKind::Discrete,
+            pci: "0000:01:00.0".to_owned(),
+            vendor: 4_318,
+            device: 1,
+            driver_name: "NVIDIA".to_owned(),
+            driver_info: "550".to_owned(),
+        };
+        let score = Score { gflops: 100.5, gbytes_per_s: 10.0 };
+        let measured =
+            vec![Measured { index: 1, result: Ok(score) }, Measured { index: 2, result: Err("busy".into()) }];
+        let report = ProbeReport { fnode_gpu_probe: 1, adapters: vec![rtx], measured };
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(parse(&text), Some(report.clone()));
+        check("exec.ProbeReport", &[Sample::text("the child's line", &report, &text)]);
+        use AdapterKind::{Discrete, Integrated, Other, Software, Virtual};
+        let kinds = [Discrete, Integrated, Virtual, Software, Other];
+        check("exec.AdapterKind", &sections(&kinds, |kind| serde_json::to_vec(kind).unwrap()));
+        attack_loosely("the child's line", text.as_bytes(), 500, |bytes| {
+            parse(&String::from_utf8_lossy(bytes)).is_some()
+        });
     }
 }

@@ -128,6 +128,8 @@ fn unix_s() -> u64 {
 mod tests {
     use super::super::join::Found;
     use super::*;
+    use crate::harness::attack::attack_loosely;
+    use crate::harness::golden::{Sample, check};
 
     fn adapter(driver_info: &str) -> Adapter {
         Adapter { name: "RTX".to_owned(), driver_info: driver_info.to_owned(), ..Adapter::default() }
@@ -171,5 +173,33 @@ mod tests {
         assert_eq!(Scores::read(&path).entries.len(), 0);
         fs::write(&path, b"{\"entries\": [").unwrap();
         assert_eq!(Scores::read(&path).entries.len(), 0);
+    }
+
+    #[test]
+    fn golden_scores() {
+        let entry = |result| Entry {
+            adapter: "NVIDIA H200".to_owned(),
+            driver: "NVIDIA 550.54".to_owned(),
+            fnode: "0.1.0".to_owned(),
+            measured_unix_s: 1_700_000_000,
+            result,
+        };
+        let score = Score { gflops: 60_000.5, gbytes_per_s: 4_000.0 };
+        let scores = Scores { entries: vec![entry(Ok(score)), entry(Err("the driver crashed".to_owned()))] };
+        let text = serde_json::to_string(&scores).unwrap();
+        check("exec.Scores", &[Sample::text("scores.json", &scores, &text)]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scores.json");
+        attack_loosely("scores.json", text.as_bytes(), 20, |bytes| {
+            fs::write(&path, bytes).unwrap();
+            let scores = Scores::read(&path);
+            assert!(
+                scores
+                    .entries
+                    .iter()
+                    .all(|entry| entry.result.as_ref().is_ok_and(Score::is_plausible) || entry.result.is_err())
+            );
+            !scores.entries.is_empty()
+        });
     }
 }
