@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -19,7 +20,12 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// A node that is not started yet, or whose daemon runs until this goes.
 pub(crate) struct Node {
     dir: TempDir,
+    /// Whom its commands run as, when not as the test's own user.
+    user: Option<u32>,
 }
+
+/// Nobody's number on Linux.
+pub(crate) const NOBODY: u32 = 65_534;
 
 /// How a command ended.
 pub(crate) struct Ran {
@@ -31,7 +37,22 @@ pub(crate) struct Ran {
 impl Node {
     /// A data directory, and no daemon.
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("fnode-t").tempdir().unwrap() }
+        Self { dir: tempfile::Builder::new().prefix("fnode-t").tempdir().unwrap(), user: None }
+    }
+
+    /// The same below `dir`, for a disk of the test's own.
+    pub(crate) fn new_in(dir: &Path) -> Self {
+        Self { dir: tempfile::Builder::new().prefix("fnode-t").tempdir_in(dir).unwrap(), user: None }
+    }
+
+    /// The same, with commands for which permissions count: they are run by nobody where the test is run by root.
+    pub(crate) fn of_nobody() -> Self {
+        let mut node = Self::new();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(node.dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            node.user = Some(NOBODY);
+        }
+        node
     }
 
     /// A daemon on free ports, named `name`.
@@ -62,6 +83,9 @@ impl Node {
         command.args(args).env_clear().current_dir(self.dir.path());
         command.env("FNODE_HOME", self.home()).env("HOME", self.dir.path()).env("USER", "tester");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
     }
 
