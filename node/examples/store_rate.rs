@@ -164,7 +164,7 @@ fn life(log: &Log, job: JobId) -> [Event; 3] {
     let outcome = JobOutcome { member: job.member, attempt: Some((attempt, log.me())), ending };
     [
         Event::AttemptStarted { attempt, started_unix_ms: 1_700_000_000_000 },
-        Event::AttemptFinished(Box::new(finished)),
+        Event::AttemptFinished { finished: Box::new(finished), inline: Vec::new() },
         Event::Outcomes { group: job.group, epoch: 1, jobs: vec![outcome] },
     ]
 }

@@ -269,7 +269,7 @@ impl Core {
             }
             Input::Adopted { attempts } => self.worker.on_adopted(now, attempts, &self.view, out),
             Input::Started { attempt, started_unix_ms } => self.worker.on_started(now, attempt, started_unix_ms),
-            Input::Ended(finished) => self.worker.on_ended(now, finished, out),
+            Input::Ended { finished, inline } => self.worker.on_ended(now, finished, inline, out),
             Input::Capacity(capacity) => {
                 self.worker.set_capacity(*capacity);
                 self.coordinator.stir();

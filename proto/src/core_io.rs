@@ -112,7 +112,12 @@ pub enum Input {
         started_unix_ms: u64,
     },
     /// An attempt ended and everything that it leaves is stored here.
-    Ended(Box<AttemptFinished>),
+    Ended {
+        /// How.
+        finished: Box<AttemptFinished>,
+        /// What of it rides in the entry: its log when that is small.
+        inline: Vec<Vec<u8>>,
+    },
     /// This node's capacity changed.
     Capacity(Box<Capacity>),
     /// This node's own word on whether it takes work changed (`fnode pause`).

@@ -99,7 +99,7 @@ impl Core {
                 self.own_in_flight = false;
                 for event in entry.events() {
                     match event {
-                        Event::AttemptFinished(finished) => reported.push(finished.attempt),
+                        Event::AttemptFinished { finished, .. } => reported.push(finished.attempt),
                         Event::AttemptStarted { attempt, .. } => {
                             self.worker.on_announced(*attempt, entry.position().seq);
                         }

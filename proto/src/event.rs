@@ -45,7 +45,12 @@ pub enum Event {
         started_unix_ms: u64,
     },
     /// The writer, a worker, saw an attempt end.
-    AttemptFinished(Box<AttemptFinished>),
+    AttemptFinished {
+        /// How, and what it left.
+        finished: Box<AttemptFinished>,
+        /// Its log when that fits in [`INLINE_MAX`]. The record keeps only the [`LogRef`]: memory does not grow with logs.
+        inline: Vec<Vec<u8>>,
+    },
     /// The writer, a coordinator, gave an attempt up.
     AttemptLost {
         /// Which.
@@ -182,6 +187,14 @@ pub enum Mark {
     Kept(bool),
 }
 
+impl LogRef {
+    /// Whether it rides in the journal: then every node that has the record of its attempt has it, too.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.size <= INLINE_MAX as u64
+    }
+}
+
 /// An event as it is stored and sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
@@ -204,6 +217,15 @@ impl Event {
                 | Self::MemberLabelled { .. }
                 | Self::MemberDrained { .. }
         )
+    }
+
+    /// Small blobs that ride in it. They are found again by their content, not by the event that brought them.
+    #[must_use]
+    pub fn inline(&self) -> &[Vec<u8>] {
+        match self {
+            Self::GroupSubmitted { inline, .. } | Self::AttemptFinished { inline, .. } => inline,
+            _ => &[],
+        }
     }
 }
 
@@ -247,7 +269,7 @@ frames! {
     1 => GroupSubmitted { group, spec, inline },
     2 => TookOver { group, epoch },
     3 => AttemptStarted { attempt, started_unix_ms },
-    4 => AttemptFinished(finished),
+    4 => AttemptFinished { finished, inline },
     5 => AttemptLost { attempt, worker, reason },
     6 => Outcomes { group, epoch, jobs },
     7 => StopWished { job },

@@ -22,8 +22,10 @@ pub(crate) fn keep(job: JobId, record: &JobRecord, view: &View) -> Option<Effect
     }
     let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker };
     let finished = record.attempts.get(&key)?.finished.as_ref()?;
-    let something = finished.log.is_some() || finished.outputs.is_some();
-    something.then(|| Effect::Keep { from: worker, log: finished.log.clone(), outputs: finished.outputs })
+    // A small log came with the record.
+    let log = finished.log.clone().filter(|log| !log.is_inline());
+    let something = log.is_some() || finished.outputs.is_some();
+    something.then_some(Effect::Keep { from: worker, log, outputs: finished.outputs })
 }
 
 /// Who is likely to have the bundle and the secrets: who accepted it, who coordinates, then whose advert says
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
     use crate::ContentId;
     use crate::entry::{LogId, Position};
-    use crate::event::{AttemptFinished, LogRef};
+    use crate::event::{AttemptFinished, INLINE_MAX, LogRef};
     use crate::id::AttemptId;
     use crate::job::{Ending, Usage};
     use crate::membership::Liveness;
@@ -78,7 +80,7 @@ mod tests {
             started_unix_ms: 1,
             ended_unix_ms: 2,
             outputs: None,
-            log: Some(LogRef { content: ContentId([1; 32]), size: 3 }),
+            log: Some(LogRef { content: ContentId([1; 32]), size: INLINE_MAX as u64 + 1 }),
         };
         let log = LogId { author: worker, incarnation: 1 };
         JobRecord {

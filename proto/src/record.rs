@@ -249,7 +249,7 @@ fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
         Event::AttemptStarted { attempt, started_unix_ms } => edit_attempt(records, *attempt, author, |record| {
             earliest(&mut record.started_unix_ms, *started_unix_ms);
         }),
-        Event::AttemptFinished(finished) => edit_attempt(records, finished.attempt, author, |record| {
+        Event::AttemptFinished { finished, .. } => edit_attempt(records, finished.attempt, author, |record| {
             // One author, but perhaps two of its lives, whose logs come in any order.
             // Of two, the one that says more: a second life can find less of what an attempt left.
             let rank =

@@ -65,15 +65,18 @@ fn any_event(rng: &mut StdRng, nodes: &[crate::NodeId]) -> Event {
         0 => Event::GroupSubmitted { group, spec: spec(), inline: Vec::new() },
         1 => Event::TookOver { group, epoch: attempt.epoch + 1 },
         2 | 3 => Event::AttemptStarted { attempt, started_unix_ms: rng.random_range(0..100) },
-        4 | 5 => Event::AttemptFinished(Box::new(AttemptFinished {
-            attempt,
-            ending,
-            usage: Usage::default(),
-            started_unix_ms: 1,
-            ended_unix_ms: rng.random_range(0..9),
-            outputs: None,
-            log: None,
-        })),
+        4 | 5 => Event::AttemptFinished {
+            inline: vec![vec![7; rng.random_range(0..9)]],
+            finished: Box::new(AttemptFinished {
+                attempt,
+                ending,
+                usage: Usage::default(),
+                started_unix_ms: 1,
+                ended_unix_ms: rng.random_range(0..9),
+                outputs: None,
+                log: None,
+            }),
+        },
         6 => Event::AttemptLost {
             attempt,
             worker,

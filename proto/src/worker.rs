@@ -358,7 +358,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn on_ended(&mut self, now: Now, finished: Box<AttemptFinished>, out: &mut Out) {
+    pub(crate) fn on_ended(&mut self, now: Now, finished: Box<AttemptFinished>, inline: Vec<Vec<u8>>, out: &mut Out) {
         let group = finished.attempt.job.group;
         match self.release(finished.attempt) {
             Some(Slot { phase: Phase::Running { since, .. }, spec, .. }) => {
@@ -367,12 +367,12 @@ impl Worker {
             Some(_) => self.waiting.order.retain(|waiting| *waiting != finished.attempt),
             None => {}
         }
-        self.report(finished, out);
+        self.report(finished, inline, out);
     }
 
-    fn report(&mut self, finished: Box<AttemptFinished>, out: &mut Out) {
+    fn report(&mut self, finished: Box<AttemptFinished>, inline: Vec<Vec<u8>>, out: &mut Out) {
         self.ending.insert(finished.attempt);
-        out.events.push(Event::AttemptFinished(finished));
+        out.events.push(Event::AttemptFinished { finished, inline });
     }
 
     /// These ends are durable: the records tell from now on.
@@ -428,7 +428,7 @@ impl Worker {
                 && !self.slots.contains_key(&id)
                 && !self.ending.contains(&id)
             {
-                self.report(Box::new(ended(id, Ending::Lost(LostReason::NotFound), now)), out);
+                self.report(Box::new(ended(id, Ending::Lost(LostReason::NotFound), now)), Vec::new(), out);
             }
         }
         if record.outcome.is_some() || record.stop.is_some() {
@@ -474,7 +474,7 @@ impl Worker {
             }
             Phase::Waiting | Phase::Announced { .. } => {
                 self.release(attempt);
-                self.report(Box::new(ended(attempt, Ending::Stopped, now)), out);
+                self.report(Box::new(ended(attempt, Ending::Stopped, now)), Vec::new(), out);
                 true
             }
         }

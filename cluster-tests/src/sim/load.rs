@@ -212,7 +212,7 @@ impl Loaded {
 }
 
 fn ended(attempt: AttemptId, started_unix_ms: u64) -> Input {
-    Input::Ended(Box::new(AttemptFinished {
+    let finished = AttemptFinished {
         attempt,
         ending: Ending::Exited { code: 0 },
         usage: Usage::default(),
@@ -220,7 +220,8 @@ fn ended(attempt: AttemptId, started_unix_ms: u64) -> Input {
         ended_unix_ms: started_unix_ms,
         outputs: None,
         log: None,
-    }))
+    };
+    Input::Ended { finished: Box::new(finished), inline: Vec::new() }
 }
 
 fn node(index: usize, cpus: u32) -> Node {

@@ -183,7 +183,7 @@ impl World {
         for entry in entries {
             self.checks.log.on_durable(host, entry, &self.hosts[host].disk)?;
             for event in entry.events() {
-                if let Event::AttemptFinished(finished) = event
+                if let Event::AttemptFinished { finished, .. } = event
                     && entry.position().log.author == own
                     && let Some(process) = self.hosts[host].runner.processes.get(&finished.attempt)
                     && matches!(process.phase, Phase::Ended { .. })
@@ -312,7 +312,7 @@ impl World {
         self.checks.outcome.on_process_ended(host, &finished);
         self.checks.once.on_ended(&finished);
         if self.hosts[host].daemon.as_ref().is_some_and(|daemon| daemon.adopted) {
-            return self.step(host, Input::Ended(finished));
+            return self.step(host, Input::Ended { finished, inline: Vec::new() });
         }
         Ok(())
     }
@@ -332,7 +332,9 @@ impl World {
         }
         self.hosts[host].daemon.as_mut().expect("just seen").adopted = true;
         self.step(host, Input::Adopted { attempts })?;
-        ended.into_iter().try_for_each(|finished| self.step(host, Input::Ended(Box::new(finished))))
+        ended
+            .into_iter()
+            .try_for_each(|finished| self.step(host, Input::Ended { finished: Box::new(finished), inline: Vec::new() }))
     }
 
     /// Entries that a core orders to be stored; its own are news.
@@ -356,8 +358,10 @@ impl World {
         let path = match event {
             Event::AttemptLost { reason: proto::job::LostReason::NodeDown, .. } => "attempt lost: node down",
             Event::AttemptLost { .. } => "attempt lost: not found",
-            Event::AttemptFinished(finished) if matches!(finished.ending, Ending::Lost(_)) => "attempt lost: not found",
-            Event::AttemptFinished(finished) if finished.attempt.number > 1 => "attempt after the first",
+            Event::AttemptFinished { finished, .. } if matches!(finished.ending, Ending::Lost(_)) => {
+                "attempt lost: not found"
+            }
+            Event::AttemptFinished { finished, .. } if finished.attempt.number > 1 => "attempt after the first",
             Event::Outcomes { jobs, .. } => {
                 for job in jobs {
                     self.coverage.count(match (&job.ending, job.ending.state()) {

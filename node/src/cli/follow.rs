@@ -110,8 +110,19 @@ pub(crate) async fn follow_to_end(
 ) -> Result<Exit, CliError> {
     match interruptible(follow(&mut client, id, start, output)).await {
         None => Ok(detached(id)),
-        Some(job) => {
-            let job = job?;
+        Some(followed) => {
+            let job = match followed {
+                // How the job ended is known also where its log cannot be had.
+                Err(error) if error.is_refusal(ErrorCode::Unreachable) => {
+                    let job: JobWord = client.get(&format!("/jobs/{}", segment(id))).await?;
+                    if !job.line.state.is_final() {
+                        return Err(error);
+                    }
+                    say(&format!("fnode: {error}"));
+                    job
+                }
+                followed => followed?,
+            };
             if output.is_json() {
                 output.print_json_line(&job)?;
             } else {

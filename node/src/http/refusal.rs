@@ -47,7 +47,7 @@ impl From<NodeError> for Refusal {
             NodeError::Closing => ErrorCode::ShuttingDown,
             NodeError::Timeout => ErrorCode::Timeout,
             NodeError::Unknown(_) => ErrorCode::NotFound,
-            NodeError::Unreachable(_) => ErrorCode::Unreachable,
+            NodeError::Unreachable(_) | NodeError::OutOfReach { .. } => ErrorCode::Unreachable,
             NodeError::Store(StoreError::DiskFull { .. }) => ErrorCode::DiskFull,
             NodeError::Blob(BlobError::Missing(_)) => ErrorCode::NotFound,
             NodeError::Blob(blob) if blob.is_disk_full() => ErrorCode::DiskFull,

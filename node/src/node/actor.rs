@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::attempts::{Attempts, Done, Told};
 use super::cluster::Cluster;
+use super::collect::Collected;
 use super::handle::{Command, NodeNews, Shared, ViewSnapshot, unix_ms};
 use super::machine::Machine;
 use super::peers::Peers;
@@ -271,7 +272,7 @@ impl Actor {
     fn tell(&mut self, told: Vec<Told>) {
         self.state.inputs.extend(told.into_iter().map(|told| match told {
             Told::Started { attempt, started_unix_ms } => Input::Started { attempt, started_unix_ms },
-            Told::Ended(finished) => Input::Ended(finished),
+            Told::Ended(Collected { finished, inline }) => Input::Ended { finished, inline },
         }));
     }
 

@@ -13,7 +13,7 @@ use proto::job::{Ending, LostReason, StartFailure, Usage};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::collect;
+use super::collect::{self, Collected};
 use super::handle::{Shared, unix_ms};
 use super::prepare;
 use crate::exec::client::RunnerHandle;
@@ -58,13 +58,13 @@ pub(super) enum Done {
     /// Everything is there, or will never be.
     Prepared(AttemptId, Result<Box<StartOrder>, StartFailure>),
     /// What it left is stored.
-    Collected(Box<AttemptFinished>),
+    Collected(Collected),
 }
 
 /// What the core must hear.
 pub(super) enum Told {
     Started { attempt: AttemptId, started_unix_ms: u64 },
-    Ended(Box<AttemptFinished>),
+    Ended(Collected),
 }
 
 impl Attempts {
@@ -91,7 +91,7 @@ impl Attempts {
             match prepare::simple_order(&self.context.shared, &run) {
                 Ok(order) => self.orders.push(order),
                 Err(failure) => {
-                    told.push(Told::Ended(Box::new(never_started(attempt, Ending::NotStarted(failure)))));
+                    told.push(Told::Ended(never_started(attempt, Ending::NotStarted(failure)).into()));
                     return;
                 }
             }
@@ -127,7 +127,7 @@ impl Attempts {
         self.table.remove(&attempt);
         let dir = prepare::attempt_dir(&self.context.shared.home, attempt);
         tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir));
-        Told::Ended(Box::new(never_started(attempt, ending)))
+        Told::Ended(never_started(attempt, ending).into())
     }
 
     /// Work that was done aside is done.
@@ -153,10 +153,11 @@ impl Attempts {
                     }
                 }
             }
-            Done::Collected(finished) => {
-                self.table.remove(&finished.attempt);
-                self.forget[2].push(finished.attempt);
-                told.push(Told::Ended(finished));
+            Done::Collected(collected) => {
+                let attempt = collected.finished.attempt;
+                self.table.remove(&attempt);
+                self.forget[2].push(attempt);
+                told.push(Told::Ended(collected));
             }
         }
     }
@@ -187,14 +188,14 @@ impl Attempts {
         if prepare::is_simple(&live.run.spec) && !live.run.spec.capture && !live.run.spec.keep_outputs {
             self.table.remove(&ended.attempt);
             self.forget[2].push(ended.attempt);
-            told.push(Told::Ended(Box::new(finished(ended))));
+            told.push(Told::Ended(finished(ended).into()));
             return;
         }
         live.stage = Stage::Collecting;
         let (context, run, done) = (self.context.clone(), live.run.clone(), self.done.clone());
         tokio::spawn(async move {
-            let finished = collect::collect(&context, &run, ended).await;
-            let _ = done.send(Done::Collected(Box::new(finished)));
+            let collected = collect::collect(&context, &run, ended).await;
+            let _ = done.send(Done::Collected(collected));
         });
     }
 

@@ -1,18 +1,22 @@
-//! Blobs over the network: the bulk streams of the net shell, as the blob shell wants them.
+//! Blobs that are not here: out of the journal where small ones ride, else over the network, through the bulk streams
+//! of the net shell as the blob shell wants them.
 
 use std::io;
 
+use proto::event::INLINE_MAX;
 use proto::{ContentId, Manifest, NodeId};
 
 use super::bundle::read_manifest;
 use super::handle::NodeError;
 use crate::blobs::{BlobStore, OpenStream, Wanted, fetch};
 use crate::net::{BulkProtocol, BulkStream, NetHandle};
+use crate::store::Store;
 
-/// Gets blobs from other nodes.
+/// Gets blobs.
 #[derive(Clone)]
 pub(super) struct BlobLink {
     pub(super) blobs: BlobStore,
+    pub(super) store: Store,
     pub(super) net: NetHandle,
 }
 
@@ -35,7 +39,10 @@ impl BlobLink {
     }
 
     async fn fetch_wanted(&self, wanted: Vec<Wanted>, providers: &[NodeId]) -> Result<(), NodeError> {
-        let missing: Vec<Wanted> = wanted.into_iter().filter(|wanted| self.blobs.has(wanted.id).is_none()).collect();
+        let (blobs, store) = (self.blobs.clone(), self.store.clone());
+        let here = move |wanted: &Wanted| blobs.has(wanted.id).is_some() || from_journal(&blobs, &store, wanted);
+        let look = move || wanted.into_iter().filter(|wanted| !here(wanted)).collect::<Vec<Wanted>>();
+        let missing = tokio::task::spawn_blocking(look).await.map_err(|_| NodeError::Closing)?;
         let Some(first) = missing.first().map(|wanted| wanted.id) else { return Ok(()) };
         let opener = Opener(self.net.clone());
         fetch(&self.blobs, &missing, providers, &opener, |_| {})
@@ -56,4 +63,13 @@ impl BlobLink {
         }
         Ok(files)
     }
+}
+
+/// Puts a small blob that rides in an entry into the blob store; whether there was one.
+fn from_journal(blobs: &BlobStore, store: &Store, wanted: &Wanted) -> bool {
+    if wanted.size.is_some_and(|size| size > INLINE_MAX as u64) {
+        return false;
+    }
+    let found = store.inline(wanted.id).ok().flatten();
+    found.is_some_and(|bytes| blobs.put_bytes(&bytes).is_ok())
 }

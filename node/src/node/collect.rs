@@ -1,9 +1,10 @@
 //! What an attempt leaves: its outputs and its log become blobs. Its directory stays until the log says so
 //! durably (`attempts.rs`): after a crash before that, all is collected again.
 
+use proto::ContentId;
 use proto::codec;
 use proto::core_io::Run;
-use proto::event::{AttemptFinished, LogRef};
+use proto::event::{AttemptFinished, INLINE_MAX, LogRef};
 use proto::job::BundleRef;
 
 use super::attempts::{Context, finished};
@@ -14,19 +15,35 @@ use crate::exec::protocol::Ended;
 /// Outputs beyond this are left out, with a line in the log: artifacts of that size belong elsewhere.
 const OUTPUTS_MAX_BYTES: u64 = 8 << 30;
 
+/// How an attempt ended, with what of it rides in the entry that says so.
+pub(super) struct Collected {
+    pub(super) finished: Box<AttemptFinished>,
+    pub(super) inline: Vec<Vec<u8>>,
+}
+
+impl From<AttemptFinished> for Collected {
+    /// Of one that left nothing.
+    fn from(finished: AttemptFinished) -> Self {
+        Self { finished: Box::new(finished), inline: Vec::new() }
+    }
+}
+
 /// Stores what the attempt left.
-pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> AttemptFinished {
+pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Collected {
     let (shared, run) = (context.shared.clone(), run.clone());
-    let mut finished = finished(ended);
+    let mut collected = Collected::from(finished(ended));
     let work = move || {
         let outputs = outputs(&shared, &run);
         (outputs, log(&shared, &run))
     };
     if let Ok((outputs, log)) = tokio::task::spawn_blocking(work).await {
-        finished.outputs = outputs;
-        finished.log = log;
+        collected.finished.outputs = outputs;
+        if let Some((log, inline)) = log {
+            collected.finished.log = Some(log);
+            collected.inline = inline;
+        }
     }
-    finished
+    collected
 }
 
 fn outputs(shared: &Shared, run: &Run) -> Option<BundleRef> {
@@ -59,14 +76,29 @@ fn outputs(shared: &Shared, run: &Run) -> Option<BundleRef> {
     })
 }
 
-fn log(shared: &Shared, run: &Run) -> Option<LogRef> {
+/// A small log rides in the entry that says how the attempt ended: it is where that is. A larger one becomes a blob.
+fn log(shared: &Shared, run: &Run) -> Option<(LogRef, Vec<Vec<u8>>)> {
     let path = tail::log_path(&shared.home, run.attempt);
-    if std::fs::metadata(&path).ok()?.len() == 0 {
+    let len = std::fs::metadata(&path).ok()?.len();
+    if len == 0 {
         return None;
     }
+    if len <= INLINE_MAX as u64 {
+        let bytes = std::fs::read(&path).ok()?;
+        if bytes.len() <= INLINE_MAX {
+            let log = LogRef { content: ContentId::of(&bytes), size: bytes.len() as u64 };
+            return Some((log, vec![bytes]));
+        }
+    }
     let (content, size) = shared.blobs.put_file(&path).ok()?;
+    let log = LogRef { content, size };
+    if log.is_inline() {
+        // A job may cut its own log.
+        let bytes = shared.blobs.read_small(content, INLINE_MAX as u64).ok()?;
+        return Some((log, vec![bytes]));
+    }
     shared.blobs.sync(&[content]).ok()?;
-    Some(LogRef { content, size })
+    Some((log, Vec::new()))
 }
 
 /// People look for what happened in the job's log.

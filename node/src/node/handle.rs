@@ -135,6 +135,14 @@ pub enum NodeError {
     /// No node that can be reached has it.
     #[error("no node that can be reached has {0}; try again when more nodes are up (fnode status)")]
     Unreachable(String),
+    /// It is known where something is, and that node does not answer.
+    #[error("{what} is on node {node}, which cannot be reached; try again when it is back (fnode status)")]
+    OutOfReach {
+        /// What was asked for.
+        what: String,
+        /// The node's name.
+        node: String,
+    },
 }
 
 /// What a prefix of an id names.
@@ -393,6 +401,16 @@ impl NodeHandle {
         let view = self.view().await?;
         let connected = view.nodes.iter().filter(|(_, seen)| seen.connected).map(|(&node, _)| node);
         Ok(connected.filter(|&node| node != view.me).collect())
+    }
+
+    /// The name of `node` for people, and whether a stream to it is open.
+    pub(super) async fn name_of(&self, node: NodeId) -> Result<(String, bool), NodeError> {
+        let view = self.view().await?;
+        let seen = view.nodes.get(&node);
+        let told = seen.and_then(|seen| seen.advert.as_ref()).map(|advert| advert.name.clone());
+        let recorded = || seen.and_then(|seen| Some(seen.record.joined.as_ref()?.1.clone()));
+        let name = told.filter(|name| !name.is_empty()).or_else(recorded).unwrap_or_else(|| node.short());
+        Ok((name, node == view.me || seen.is_some_and(|seen| seen.connected)))
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NodeError> {

@@ -9,7 +9,6 @@ use proto::codec::Word;
 use proto::core_io::Run;
 use proto::entry::Position;
 use proto::job::{EnvironmentSpec, StartFailure};
-use proto::log::EntryRange;
 use proto::record::{AttemptKey, Record, RecordKey, Submitted};
 use proto::{AttemptId, GroupSpec, Manifest, Member, codec};
 use serde::{Deserialize, Serialize};
@@ -139,31 +138,13 @@ async fn secrets(shared: &Shared, run: &Run) -> Result<BTreeMap<String, String>,
     }
 }
 
-/// From this disk, from the entry that submitted it, or from the nodes that have it.
+/// From this disk, from an entry that carries it, or from the nodes that have it.
 async fn get_bundle(context: &Context, run: &Run, id: proto::ContentId) -> Result<Manifest, StartFailure> {
     let shared = &context.shared;
-    if shared.blobs.has(id).is_none() {
-        put_inline(shared, run.position);
-    }
     match shared.blob_link.fetch_bundle(id, &run.providers).await {
         Ok(manifest) => Ok(manifest),
         Err(NodeError::Blob(error)) if error.is_disk_full() => Err(StartFailure::DiskFull),
         Err(_) => Err(StartFailure::BundleMissing(id)),
-    }
-}
-
-/// Puts the blobs that ride in an entry into the blob store.
-fn put_inline(shared: &Shared, position: Position) {
-    let range = EntryRange { log: position.log, first: position.seq, last: position.seq };
-    let entries = shared.store.read(range, 1).unwrap_or_default();
-    for entry in entries.into_iter().filter_map(|signed| signed.trust().ok()) {
-        for event in entry.events() {
-            if let proto::event::Event::GroupSubmitted { inline, .. } = event {
-                for bytes in inline {
-                    let _ = shared.blobs.put_bytes(bytes);
-                }
-            }
-        }
     }
 }
 

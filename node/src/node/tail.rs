@@ -1,5 +1,5 @@
 //! Reading logs: of an attempt that runs here from its file, elsewhere over a stream, of one that ended
-//! from its sealed blob, wherever that lies.
+//! from the journal when it is small, else from its sealed blob, wherever that lies.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(super) fn log_path(home: &Home, attempt: AttemptId) -> PathBuf {
 
 /// Which attempt's log, and where it may be.
 enum Source {
-    Sealed(LogRef),
+    Sealed { log: LogRef, worker: NodeId },
     Live { attempt: AttemptId, worker: NodeId },
     Nothing,
 }
@@ -71,7 +71,7 @@ pub(super) async fn log_chunk(
     loop {
         match find(node, job, attempt).await? {
             Some(Source::Nothing) => return Ok(LogChunk { bytes: Vec::new(), next_offset: offset, eof: true }),
-            Some(Source::Sealed(log)) => return sealed(node, &log, offset, max).await,
+            Some(Source::Sealed { log, worker }) => return sealed(node, job, worker, &log, (offset, max)).await,
             Some(Source::Live { attempt, worker }) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let chunk = live(node, attempt, worker, offset, max, left).await?;
@@ -127,24 +127,49 @@ fn source_of(job: JobId, record: &JobRecord, wanted: Option<AttemptKey>) -> Opti
     };
     let attempt = record.attempts.get(&key)?;
     Some(match &attempt.finished {
-        Some(finished) => finished.log.clone().map_or(Source::Nothing, Source::Sealed),
+        Some(finished) => {
+            finished.log.clone().map_or(Source::Nothing, |log| Source::Sealed { log, worker: key.worker })
+        }
         None if attempt.lost.is_some() && record.outcome.is_some() => Source::Nothing,
         None => Source::Live { attempt: key.id(job), worker: key.worker },
     })
 }
 
-async fn sealed(node: &NodeHandle, log: &LogRef, offset: u64, max: usize) -> Result<LogChunk, NodeError> {
-    if node.blobs().has(log.content).is_none() {
-        node.fetch_blob(log.content, log.size).await?;
+async fn sealed(
+    node: &NodeHandle,
+    job: JobId,
+    worker: NodeId,
+    log: &LogRef,
+    (offset, max): (u64, usize),
+) -> Result<LogChunk, NodeError> {
+    let is_here = log.is_inline() || node.blobs().has(log.content).is_some();
+    if !is_here && node.fetch_blob(log.content, log.size).await.is_err() {
+        return Err(out_of_reach(node, job, worker).await);
     }
-    let (blobs, content, size) = (node.blobs().clone(), log.content, log.size);
+    let (shared, log, size) = (node.shared.clone(), log.clone(), log.size);
     let read = move || -> Result<Vec<u8>, NodeError> {
-        let mut file = blobs.open_blob(content)?;
-        read_from(&mut file, offset, max).map_err(|error| NodeError::Unknown(format!("log {content}: {error}")))
+        if log.is_inline()
+            && let Some(bytes) = shared.store.inline(log.content)?
+        {
+            let rest = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+            return Ok(rest[..rest.len().min(max)].to_vec());
+        }
+        let mut file = shared.blobs.open_blob(log.content)?;
+        read_from(&mut file, offset, max).map_err(|error| NodeError::Unknown(format!("log {}: {error}", log.content)))
     };
     let bytes = tokio::task::spawn_blocking(read).await.map_err(|_| NodeError::Closing)??;
     let next_offset = offset + bytes.len() as u64;
     Ok(LogChunk { bytes, next_offset, eof: next_offset >= size })
+}
+
+/// Why the log of an attempt of `worker` cannot be had.
+async fn out_of_reach(node: &NodeHandle, job: JobId, worker: NodeId) -> NodeError {
+    let what = format!("the log of job {job}");
+    match node.name_of(worker).await {
+        Ok((_, true)) => NodeError::Unreachable(what),
+        Ok((name, false)) => NodeError::OutOfReach { what, node: name },
+        Err(error) => error,
+    }
 }
 
 async fn live(
@@ -158,17 +183,31 @@ async fn live(
     if worker == node.me() {
         return Ok(local(node.home(), attempt, offset, max, wait).await);
     }
-    let unreachable = || NodeError::Unreachable(format!("the log of {} on node {}", attempt.job, worker.short()));
-    let mut stream = node.shared.net.open_bulk(worker, BulkProtocol::Tail).await.map_err(|_| unreachable())?;
+    match ask(node, attempt, worker, offset, max, wait).await {
+        Ok(chunk) => Ok(chunk),
+        Err(_) => Err(out_of_reach(node, attempt.job, worker).await),
+    }
+}
+
+/// Asks the worker that runs it.
+async fn ask(
+    node: &NodeHandle,
+    attempt: AttemptId,
+    worker: NodeId,
+    offset: u64,
+    max: usize,
+    wait: Duration,
+) -> std::io::Result<Option<LogChunk>> {
+    let stream = node.shared.net.open_bulk(worker, BulkProtocol::Tail).await;
+    let mut stream = stream.map_err(std::io::Error::other)?;
     let request = TailRequest {
         attempt,
         offset,
         max: u32::try_from(max).unwrap_or(u32::MAX),
         wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
     };
-    write_word(&mut stream, &request).await.map_err(|_| unreachable())?;
-    let answer = tokio::time::timeout(wait + Duration::from_secs(5), read_word::<Option<LogChunk>>(&mut stream)).await;
-    answer.map_err(|_| unreachable())?.map_err(|_| unreachable())
+    write_word(&mut stream, &request).await?;
+    tokio::time::timeout(wait + Duration::from_secs(5), read_word::<Option<LogChunk>>(&mut stream)).await?
 }
 
 /// Part of the log of an attempt that is here; `None`: it is not, or no longer.

@@ -21,7 +21,7 @@ use super::keys::{self, Key};
 use super::table::{Batch, Table};
 
 /// Layout of keys and values here, and of the record words of `proto`. A change of either rebuilds.
-pub(crate) const LAYOUT: (u32, u16) = (1, Record::KIND);
+pub(crate) const LAYOUT: (u32, u16) = (2, Record::KIND);
 /// sled handles small values best; longer ones are cut into pieces of this size.
 const PIECE: usize = 16 << 10;
 /// First byte of a cell.

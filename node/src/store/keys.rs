@@ -7,6 +7,7 @@
 //! | `e` number slot | where some entries lie in the journal |
 //! | `g` group, `s` group | group record without its specification, and that |
 //! | `j` group member | job record |
+//! | `b` content | which entry carries this small blob |
 //! | `n` node, `p` hash(name), `c` | node, project, cluster records |
 //! | `u` group | the group is unfinished, or known only by its jobs |
 //! | `q` hash(name), `i` hash(name) group | use of a project, and its groups by age |
@@ -14,7 +15,7 @@
 
 use proto::entry::LogId;
 use proto::record::RecordKey;
-use proto::{GroupId, JobId, Member};
+use proto::{ContentId, GroupId, JobId, Member};
 
 /// A key.
 pub(crate) type Key = Vec<u8>;
@@ -102,6 +103,11 @@ pub(crate) fn log_of(key: &[u8]) -> Option<LogId> {
 /// Of the places of some entries, by the number of their log.
 pub(crate) fn places(number: u32, slot: u64) -> Key {
     [b"e".as_slice(), &number.to_be_bytes(), &slot.to_be_bytes()].concat()
+}
+
+/// Of a small blob that rides in an entry: half of its hash keeps the key short, and is compared with the whole.
+pub(crate) fn inline(content: ContentId) -> Key {
+    [b"b".as_slice(), &content.0[..16]].concat()
 }
 
 /// Stands for a name in keys, which stay short whatever users type.

@@ -18,6 +18,7 @@ mod digest;
 mod error;
 mod fold;
 mod home;
+mod inline;
 mod journal;
 mod keys;
 mod ledger;
@@ -38,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use proto::entry::{LogId, SignedEntry, VerifiedEntry};
 use proto::log::{EntryRange, Head};
 use proto::record::{ClusterRecord, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
-use proto::{GroupId, Hlc, Member, NodeId};
+use proto::{ContentId, GroupId, Hlc, Member, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::{StoreError, TableError};
@@ -293,6 +294,16 @@ impl Store {
         let slot = self.shared.table();
         let table = slot.as_deref().ok_or(TableError::Down)?;
         self.told(query::read(table, self.shared.medium.as_ref(), range, max_bytes))
+    }
+
+    /// A small blob that rides in an entry which is stored here: of a bundle, or a log. Its hash was checked.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when the entry can no longer be read, else as for all queries.
+    pub fn inline(&self, content: ContentId) -> Result<Option<Vec<u8>>, StoreError> {
+        let slot = self.shared.table();
+        let table = slot.as_deref().ok_or(TableError::Down)?;
+        self.told(inline::find(table, self.shared.medium.as_ref(), content))
     }
 
     fn query<T>(&self, ask: impl FnOnce(&dyn Table) -> Result<T, TableError>) -> Result<T, StoreError> {

@@ -242,9 +242,20 @@ pub(crate) fn read(
 ) -> Result<Vec<SignedEntry>, StoreError> {
     let Some(state) = table.get(&keys::log(range.log))? else { return Ok(Vec::new()) };
     let LogState { number, .. } = cell::decode(&state)?;
+    read_numbered(table, medium, number, (range.first.max(1), range.last), max_bytes)
+}
+
+/// As [`read`], by the number of the log.
+pub(crate) fn read_numbered(
+    table: &dyn Table,
+    medium: &dyn Medium,
+    number: u32,
+    range: (u64, u64),
+    max_bytes: usize,
+) -> Result<Vec<SignedEntry>, StoreError> {
     let mut found: Vec<Location> = Vec::new();
     let mut bytes = 0;
-    places::find(table, number, (range.first.max(1), range.last), |place| {
+    places::find(table, number, range, |place| {
         bytes += place.len as usize;
         let fits = found.is_empty() || bytes <= max_bytes;
         if fits {

@@ -16,6 +16,7 @@ use super::cell::{self, LAYOUT, LogState, Standing};
 use super::digest::Digest;
 use super::error::{StoreError, TableError};
 use super::fold::Fold;
+use super::inline;
 use super::journal::{End, Journal, Location, RECORD_HEADER, RECORD_MAX, header_of, payload_of};
 use super::keys;
 use super::ledger::{Admitted, Ledger};
@@ -225,6 +226,7 @@ impl Replay<'_> {
         for (entry, location, number) in &self.pending {
             fold.apply(entry)?;
             places.push(*number, entry.position().seq, *location)?;
+            inline::note(&mut batch, *number, entry);
         }
         if let Some((entry, location, _)) = self.pending.last() {
             self.standing.last = Some((*location, checksum_of(entry.signed())));

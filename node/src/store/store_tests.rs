@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use proto::Hlc;
 use proto::entry::{Identity, SignedEntry, VerifiedEntry};
 use proto::event::Event;
 use proto::log::{EntryRange, Log};
+use proto::{ContentId, Hlc};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -389,4 +389,50 @@ async fn a_reader_that_finds_the_index_bad_has_it_mended() {
     store.commit(Vec::new()).await.expect("mended");
     assert_eq!(fragile.set_aside.load(Ordering::SeqCst), 2);
     assert_eq!(store.cluster().expect("sound").secret_number, 7);
+}
+
+fn finished(number: u32, log: &[u8]) -> Event {
+    let job = proto::JobId::only(proto::GroupId([5; 16]));
+    let finished = proto::event::AttemptFinished {
+        attempt: proto::AttemptId { job, epoch: 1, number },
+        ending: proto::Ending::Exited { code: 0 },
+        usage: proto::job::Usage::default(),
+        started_unix_ms: 1,
+        ended_unix_ms: 2,
+        outputs: None,
+        log: Some(proto::event::LogRef { content: ContentId::of(log), size: log.len() as u64 }),
+    };
+    Event::AttemptFinished { finished: Box::new(finished), inline: vec![log.to_vec()] }
+}
+
+/// Equal logs are one row; the records keep none of the bytes; an index that was made again finds them all.
+#[tokio::test]
+async fn small_blobs_in_entries_are_found_by_their_content() {
+    let medium: Arc<dyn Medium> = Arc::new(Memory::default());
+    let mut author = log(1);
+    let large = vec![b'x'; proto::event::INLINE_MAX];
+    let logs: [&[u8]; 4] = [b"one\n", b"two\n", &large, b"one\n"];
+    let mut events: VecDeque<Event> = (1..).zip(logs).map(|(number, log)| finished(number, log)).collect();
+    let entries: Vec<VerifiedEntry> = std::iter::from_fn(|| author.append(10, &mut events)).collect();
+    for made_again in [false, true] {
+        // Each start has an index of its own; the second one is made from the journal.
+        let (store, _) = start(&medium, Box::new(MemorySource));
+        if !made_again {
+            store.commit(entries.clone()).await.expect("stored");
+        }
+        for log in logs {
+            assert_eq!(store.inline(ContentId::of(log)).expect("sound").as_deref(), Some(log));
+        }
+        assert_eq!(store.inline(ContentId::of(b"three\n")).expect("sound"), None);
+        check_rows(&store);
+        store.close().await;
+    }
+}
+
+fn check_rows(store: &Store) {
+    let slot = store.shared.table();
+    let table = slot.as_deref().expect("open");
+    assert_eq!(super::query::pairs(table, b"b").expect("sound").len(), 3);
+    let records = super::query::pairs(table, b"j").expect("sound");
+    assert!(records.iter().all(|(_, cell)| cell.len() < 1_000), "a record holds no log");
 }

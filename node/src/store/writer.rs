@@ -17,6 +17,7 @@ use super::cell::{self, Standing};
 use super::error::{StoreError, TableError};
 use super::fold::Fold;
 use super::home::Home;
+use super::inline;
 use super::journal::{End, Journal, Location, frame};
 use super::ledger::{Admitted, Ledger};
 use super::places::Places;
@@ -271,6 +272,7 @@ impl Writer {
                 fold.apply(entry)?;
                 let location = Location { segment: start.segment, offset: start.offset + place.offset, len: place.len };
                 places.push(place.number, entry.position().seq, location)?;
+                inline::note(&mut changes, place.number, entry);
                 standing.last = Some((location, plan.checksum(place)));
             }
             answers.push(Ok(Committed { changed: fold.take_changed() }));

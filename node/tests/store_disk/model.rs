@@ -153,15 +153,18 @@ fn any_event(rng: &mut StdRng, nodes: &[NodeId]) -> Event {
         0 | 1 => Event::GroupSubmitted { group, spec: any_spec(rng), inline: vec![vec![7; rng.random_range(0..2000)]] },
         2 => Event::TookOver { group, epoch: attempt.epoch + 1 },
         3 | 4 => Event::AttemptStarted { attempt, started_unix_ms: rng.random_range(0..100) },
-        5 | 6 => Event::AttemptFinished(Box::new(AttemptFinished {
-            attempt,
-            ending,
-            usage: Usage::default(),
-            started_unix_ms: 1,
-            ended_unix_ms: rng.random_range(0..9),
-            outputs: None,
-            log: None,
-        })),
+        5 | 6 => Event::AttemptFinished {
+            inline: vec![vec![9; rng.random_range(0..2000)]],
+            finished: Box::new(AttemptFinished {
+                attempt,
+                ending,
+                usage: Usage::default(),
+                started_unix_ms: 1,
+                ended_unix_ms: rng.random_range(0..9),
+                outputs: None,
+                log: None,
+            }),
+        },
         7 => Event::AttemptLost { attempt, worker, reason: LostReason::NodeDown },
         8 | 9 => Event::Outcomes {
             group,

@@ -72,6 +72,8 @@ pub(crate) async fn log(
     let mut first = Vec::new();
     if query.tail > 0 {
         first = reading.tail(query.tail).await?;
+    } else {
+        reading.check_reach().await?;
     }
     let name = describe::attempt_id(&attempt);
     let wants_events = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
@@ -172,6 +174,16 @@ impl Reading {
         let chunk = self.node.log_chunk(self.job, Some(self.attempt), self.offset, CHUNK, wait).await?;
         self.offset = chunk.next_offset;
         Ok(chunk)
+    }
+
+    /// Refuses before the answer begins what cannot be had: a body that breaks off tells nobody why. What runs is
+    /// followed all the same: its node may come back, or be given up.
+    async fn check_reach(&self) -> Result<(), NodeError> {
+        let ended = self.record()?.is_some_and(|attempt| attempt.finished.is_some());
+        if self.is_lost() || (self.follow && !ended) {
+            return Ok(());
+        }
+        self.node.log_chunk(self.job, Some(self.attempt), self.offset, 1, Duration::ZERO).await.map(drop)
     }
 
     /// What is known of the attempt.
