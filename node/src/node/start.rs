@@ -352,7 +352,7 @@ async fn serve_bulk(shared: Arc<Shared>, mut inbound: mpsc::Receiver<net::Inboun
                         tracing::debug!(peer = %from.short(), %error, "serving blobs ended");
                     }
                 }
-                net::BulkProtocol::Tail => super::tail::serve(shared.home.clone(), stream).await,
+                net::BulkProtocol::Tail => super::tail::serve(shared.clone(), stream).await,
                 net::BulkProtocol::Ask => super::ask::serve(shared.clone(), stream).await,
                 net::BulkProtocol::Tunnel => tracing::debug!("tunnels are not served yet"),
             }

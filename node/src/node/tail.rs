@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::event::LogRef;
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::handle::{NodeError, NodeHandle};
+use super::handle::{NodeError, NodeHandle, Shared};
 use super::home::Home;
+use super::prepare;
 use crate::net::BulkProtocol;
 
 /// Most bytes in one answer.
@@ -181,7 +183,7 @@ async fn live(
     wait: Duration,
 ) -> Result<Option<LogChunk>, NodeError> {
     if worker == node.me() {
-        return Ok(local(node.home(), attempt, offset, max, wait).await);
+        return Ok(local(&node.shared, attempt, offset, max, wait).await);
     }
     match ask(node, attempt, worker, offset, max, wait).await {
         Ok(chunk) => Ok(chunk),
@@ -210,13 +212,18 @@ async fn ask(
     tokio::time::timeout(wait + Duration::from_secs(5), read_word::<Option<LogChunk>>(&mut stream)).await?
 }
 
-/// Part of the log of an attempt that is here; `None`: it is not, or no longer.
-async fn local(home: &Home, attempt: AttemptId, offset: u64, max: usize, wait: Duration) -> Option<LogChunk> {
-    let path = log_path(home, attempt);
+/// Part of the log of an attempt that is here; `None`: it is not, or there is no more of it than its record tells of.
+async fn local(shared: &Shared, attempt: AttemptId, offset: u64, max: usize, wait: Duration) -> Option<LogChunk> {
+    let path = log_path(&shared.home, attempt);
     let deadline = Instant::now() + wait;
     let mut look = LOOK_MIN;
     loop {
+        // Asked before the file is read: what was written before the end is not missed.
+        let ended = prepare::is_recorded(shared, attempt);
         let bytes = read_file(&path, offset, max)?;
+        if ended && bytes.is_empty() {
+            return None;
+        }
         if !bytes.is_empty() || deadline <= Instant::now() {
             let next_offset = offset + bytes.len() as u64;
             return Some(LogChunk { bytes, next_offset, eof: false });
@@ -239,14 +246,14 @@ fn read_from(file: &mut std::fs::File, offset: u64, max: usize) -> std::io::Resu
 }
 
 /// Answers requests of one peer until it closes the stream.
-pub(super) async fn serve<S>(home: Home, mut stream: S)
+pub(super) async fn serve<S>(shared: Arc<Shared>, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     while let Ok(request) = read_word::<TailRequest>(&mut stream).await {
         let wait = Duration::from_millis(request.wait_ms.into()).min(WAIT_MAX);
         let max = (request.max as usize).clamp(1, CHUNK_MAX);
-        let chunk = local(&home, request.attempt, request.offset, max, wait).await;
+        let chunk = local(&shared, request.attempt, request.offset, max, wait).await;
         if write_word(&mut stream, &chunk).await.is_err() {
             return;
         }
