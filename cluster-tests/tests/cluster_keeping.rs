@@ -2,7 +2,8 @@
 
 mod lab;
 
-use lab::{Lab, SOON};
+use lab::output::text;
+use lab::{Lab, SOON, wait_for};
 use proto::GroupId;
 use proto::record::rank;
 
@@ -41,8 +42,49 @@ fn a_log_that_cannot_be_reached_is_said_to_be_on_its_node() {
     let told = lab.fnode(reader, &["logs", &job]);
     told.refused(&["is on node n1, which cannot be reached", "fnode status"]);
     lab.restart(1);
-    lab::wait_for("the log is back", SOON, || {
+    wait_for("the log is back", SOON, || {
         let told = lab.fnode(reader, &["logs", &job]);
         (told.code == 0).then(|| assert_eq!(told.stdout.len(), 4_000 * 17))
     });
+}
+
+#[test]
+fn an_end_is_final_once_two_nodes_have_it() {
+    let mut lab = Lab::start(2);
+    let ended = lab.json(0, &["submit", "--no-bundle", "--project", "lab", "--node", "n0", "--wait", "--", "true"]);
+    assert_eq!((text(&ended, "state"), &ended["provisional"]), ("completed", &false.into()), "{ended}");
+
+    // Nobody else is there to have it: it is told at once, as what it is.
+    lab.silence_host(1);
+    lab.wait_until_missed(0, 1);
+    let job = lab.submit_id(0, &["--node", "n0"], "true");
+    let told = lab.fnode(0, &["job", "wait", &job]).ok();
+    assert!(told.stdout.contains("completed (on this node alone)"), "{told:?}");
+    assert_eq!(lab.job(0, &job)["provisional"], true);
+    let listed = lab.fnode(0, &["jobs"]).ok().stdout;
+    assert_eq!(listed.matches("(on this node alone)").count(), 1, "the first one is final: {listed}");
+    assert!(lab.fnode(0, &["job", "show", &job]).ok().stdout.contains("(on this node alone)"));
+
+    lab.kill_host(1);
+    lab.restart(1);
+    let is_final = |reader: usize| (lab.job(reader, &job)["provisional"] == false).then_some(());
+    lab.wait_ended(1, &job, SOON);
+    wait_for("n0 hears that n1 has it", SOON, || is_final(0));
+    is_final(1).expect("n1 has it from n0");
+
+    // It stays final in the next life of the node that wrote it.
+    lab.kill9(0);
+    lab.restart(0);
+    wait_for("n0 hears it again", SOON, || (lab.job(0, &job)["provisional"] == false).then_some(()));
+}
+
+#[test]
+fn the_only_node_of_a_cluster_waits_for_nobody() {
+    let lab = Lab::start(1);
+    let began = std::time::Instant::now();
+    let words = ["submit", "--no-bundle", "--project", "lab", "--follow", "--", "echo", "hello"];
+    let told = lab.fnode(0, &words).ok();
+    assert_eq!(told.stdout, "hello\n");
+    assert!(told.stderr.contains("completed (on this node alone)"), "{told:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "it waited {:?}", began.elapsed());
 }

@@ -47,7 +47,7 @@ fn exit_codes_tell_how_the_job_ended() {
     assert_eq!(submit("--wait", &["true"]).code, Some(0));
     let failed = submit("--wait", &["sh", "-c", "exit 7"]);
     assert_eq!(failed.code, Some(1));
-    assert!(failed.out.ends_with("failed: exit code 7\n"), "{}", failed.out);
+    assert!(failed.out.ends_with("failed: exit code 7 (on this node alone)\n"), "{}", failed.out);
     assert_eq!(submit("--propagate", &["sh", "-c", "exit 7"]).code, Some(7));
     assert_eq!(submit("--propagate", &["sh", "-c", "kill -9 $$"]).code, Some(137));
     let missing = submit("--propagate", &["no-such-program"]);
@@ -119,7 +119,11 @@ fn an_array_is_one_line_and_its_jobs_are_known_by_index() {
     let id = node.submit(&["--array", "1-3,7"], &["sh", "-c", "test $FNODE_ARRAY_INDEX != 7"]);
     let waited = node.ended(&id);
     assert_eq!(waited.code, Some(1));
-    assert!(waited.out.ends_with("failed: 3 completed, 1 failed, 0 stopped of 4\n"), "{}", waited.out);
+    assert!(
+        waited.out.ends_with("failed: 3 completed, 1 failed, 0 stopped of 4 (on this node alone)\n"),
+        "{}",
+        waited.out
+    );
     let lines = node.json(&["jobs"]);
     assert_eq!((lines["jobs"].as_array().unwrap().len(), &lines["jobs"][0]["array"]["total"]), (1, &json!(4)));
     let members = node.json(&["jobs", &id]);

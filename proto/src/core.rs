@@ -14,7 +14,7 @@ use crate::advert::OwnAdvert;
 use crate::capacity::{Capacity, Reservation};
 use crate::coordinator::Coordinator;
 use crate::core_io::{Effect, Input, News, Now, RequestId, StoreTicket};
-use crate::entry::{Identity, LogId, VerifiedEntry};
+use crate::entry::{Identity, LogId, Position, VerifiedEntry};
 use crate::event::Event;
 use crate::explain::{Explanation, explain};
 use crate::id::{AttemptId, GroupId, JobId, NodeId};
@@ -306,18 +306,19 @@ impl Core {
             }
             Message::Fresh(entries) => self.on_signed(now, from, entries, true, false, out),
             Message::Entries { entries, more } => self.on_signed(now, from, entries, false, more, out),
-            Message::Digest(digest) => self.replication.on_digest(from, digest, out),
+            Message::Digest(digest) => {
+                if self.replication.on_digest(from, digest, out) {
+                    let all = self.own_durable();
+                    self.on_held(from, &all);
+                }
+            }
             Message::Vector(theirs) => {
-                self.on_held(from, theirs.0.get(&self.log.own()).copied().unwrap_or(0));
+                let theirs_of_own: Vec<Position> = theirs.of(self.view.me).collect();
+                self.on_held(from, &theirs_of_own);
                 self.replication.on_vector(now, from, &theirs, out);
             }
             Message::Want(ranges) => self.replication.on_want(from, ranges, out),
-            Message::Held(positions) => {
-                let own = self.log.own();
-                for position in positions.into_iter().filter(|position| position.log == own) {
-                    self.on_held(from, position.seq);
-                }
-            }
+            Message::Held(positions) => self.on_held(from, &positions),
             Message::Hold { position, bundle } => self.replication.on_hold(now, from, position, bundle, out),
             Message::HoldDone { position, bundle } => {
                 self.replication.on_hold_done(from, position, bundle, &self.view, out);
@@ -373,9 +374,18 @@ impl Core {
         }
     }
 
-    fn on_held(&mut self, from: NodeId, seq: u64) {
+    /// What of this node's own logs, of all its lives, is on its disk.
+    fn own_durable(&self) -> Vec<Position> {
+        self.replication.durable().of(self.view.me).collect()
+    }
+
+    /// Another node says how much of some logs it has on disk.
+    fn on_held(&mut self, from: NodeId, heads: &[Position]) {
+        let own = self.log.own();
+        self.view.on_held(heads.iter().copied());
         if let Some(seen) = self.view.nodes.get_mut(&from) {
-            seen.acked_seq = seen.acked_seq.max(seq);
+            let current = heads.iter().filter(|position| position.log == own).map(|position| position.seq);
+            seen.acked_seq = current.fold(seen.acked_seq, u64::max);
         }
         if self.coordinator.has_dependents() {
             self.coordinator.stir();

@@ -193,6 +193,12 @@ impl VersionVector {
         ranges.collect()
     }
 
+    /// How far each log of `author`, one per life, is there.
+    pub fn of(&self, author: NodeId) -> impl Iterator<Item = Position> + '_ {
+        let life = |incarnation| LogId { author, incarnation };
+        self.0.range(life(0)..=life(u64::MAX)).map(|(&log, &seq)| Position { log, seq })
+    }
+
     /// Whether the entry at `position` is covered.
     #[must_use]
     pub fn covers(&self, position: Position) -> bool {

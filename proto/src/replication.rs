@@ -142,10 +142,13 @@ impl Replication {
         }
     }
 
-    pub(crate) fn on_digest(&mut self, from: NodeId, digest: crate::ContentId, out: &mut Out) {
-        if digest != self.durable.digest() {
+    /// Returns whether `from` has the very same entries.
+    pub(crate) fn on_digest(&mut self, from: NodeId, digest: crate::ContentId, out: &mut Out) -> bool {
+        let is_same = digest == self.durable.digest();
+        if !is_same {
             out.send(from, Message::Vector(self.durable.clone()));
         }
+        is_same
     }
 
     /// Sends what is missing there, asks for what is missing here.

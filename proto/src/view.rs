@@ -8,6 +8,7 @@ use crate::capacity::{Capacity, Lack, Requirement, Reservation};
 use crate::entry::Position;
 use crate::id::{GroupId, JobId, Member, NodeId};
 use crate::job::{GroupSpec, JobState};
+use crate::log::VersionVector;
 use crate::membership::Liveness;
 use crate::message::{Accepting, Advert};
 use crate::record::{GroupRecord, JobRecord, NodeRecord, Record, RecordKey, rank};
@@ -27,6 +28,8 @@ pub struct View {
     pub removed: BTreeSet<NodeId>,
     /// Every group without all outcomes.
     pub groups: BTreeMap<GroupId, LiveGroup>,
+    /// How much of the looking node's own logs, of all its lives, some other node said to have on disk.
+    pub held: VersionVector,
 }
 
 /// What is known of a node.
@@ -75,7 +78,8 @@ impl View {
     #[must_use]
     pub fn new(me: NodeId) -> Self {
         let own = NodeView { liveness: Some(Liveness::Alive), connected: true, ..NodeView::default() };
-        Self { me, nodes: BTreeMap::from([(me, own)]), removed: BTreeSet::new(), groups: BTreeMap::new() }
+        let held = VersionVector::default();
+        Self { me, nodes: BTreeMap::from([(me, own)]), removed: BTreeSet::new(), groups: BTreeMap::new(), held }
     }
 
     /// How far `node` is absent.
@@ -151,12 +155,19 @@ impl View {
         true
     }
 
-    /// Whether an event of this node's own log is on another node's disk, too; alone, one is all there is.
-    /// An outcome is shown as final only then (DESIGN §9.4); one that another node wrote is on two disks already.
+    /// Whether what was written at `position`, and is here, is on another node's disk, too. An outcome is shown as
+    /// final only then (DESIGN §9.4); one that another node wrote is on that one's disk.
     #[must_use]
     pub fn is_held(&self, position: Position) -> bool {
-        let elsewhere = self.nodes.iter().any(|(&node, seen)| node != self.me && seen.acked_seq >= position.seq);
-        position.log.author != self.me || elsewhere || self.peers().next().is_none()
+        position.log.author != self.me || self.held.covers(position)
+    }
+
+    /// Notes that another node has this much of some logs on its disk; those of other authors do not matter.
+    pub fn on_held(&mut self, heads: impl IntoIterator<Item = Position>) {
+        let me = self.me;
+        for position in heads.into_iter().filter(|position| position.log.author == me) {
+            self.held.raise(position);
+        }
     }
 
     /// The group's specification, once its submission is known.
@@ -240,5 +251,25 @@ impl LiveGroup {
     #[must_use]
     pub fn state(&self, member: Member) -> JobState {
         self.jobs.get(&member).map_or(JobState::Queued, JobRecord::state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::LogId;
+
+    #[test]
+    fn what_this_node_wrote_is_held_once_another_says_so_in_each_of_its_lives() {
+        let (me, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        let at = |author, incarnation, seq| Position { log: LogId { author, incarnation }, seq };
+        let mut view = View::new(me);
+        assert!(view.is_held(at(other, 1, 9)), "it is on its author's disk and here");
+        assert!(!view.is_held(at(me, 1, 1)));
+        view.on_held([at(me, 1, 5), at(other, 1, 1)]);
+        assert!(view.is_held(at(me, 1, 5)) && !view.is_held(at(me, 1, 6)));
+        assert!(!view.is_held(at(me, 2, 1)), "a later life has a log of its own");
+        view.on_held([at(me, 2, 3), at(me, 1, 2)]);
+        assert!(view.is_held(at(me, 2, 3)) && view.is_held(at(me, 1, 5)), "it only grows");
     }
 }

@@ -14,6 +14,7 @@ use super::args::LogsArgs;
 use super::client::{Client, query, segment};
 use super::error::CliError;
 use super::exit::Exit;
+use super::jobs::alone;
 use super::output::{Output, say, write_out};
 use crate::http::ATTEMPT_HEADER;
 use crate::http::words::error::ErrorCode;
@@ -192,7 +193,8 @@ async fn follow(client: &mut Client, id: &str, start: &Start, output: Output) ->
             Ok(false) => {
                 let job: JobWord = client.get(&format!("/jobs/{}", segment(id))).await?;
                 if job.line.state.is_final() {
-                    return Ok(job);
+                    // A second node shall have its end, too.
+                    return client.get(&format!("/jobs/{}/wait", segment(id))).await;
                 }
             }
             Err(error) if is_passing(&error) => {
@@ -302,14 +304,15 @@ fn detached(id: &str) -> Exit {
 /// How a job ended, as the end of a sentence.
 fn how(job: &JobWord) -> String {
     let state = job.line.state.as_str();
-    match (&job.line.ending, &job.line.array) {
+    let how = match (&job.line.ending, &job.line.array) {
         (Some(ending), _) if ending.text != state => format!("{state}: {}", ending.text),
         (None, Some(counts)) => format!(
             "{state}: {} completed, {} failed, {} stopped of {}",
             counts.completed, counts.failed, counts.stopped, counts.total
         ),
         _ => state.to_owned(),
-    }
+    };
+    format!("{how}{}", alone(&job.line))
 }
 
 fn exit_of(job: &JobWord, propagate: bool) -> Exit {

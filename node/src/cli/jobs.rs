@@ -129,13 +129,17 @@ fn shown_ids(jobs: &[JobLine]) -> Vec<String> {
 }
 
 fn detail(job: &JobLine) -> String {
-    if let Some(counts) = &job.array {
-        return counts_text(counts);
-    }
-    match &job.ending {
-        Some(ending) if job.state == StateWord::Failed => cut(&ending.text, COMMAND_MAX),
+    let detail = match (&job.array, &job.ending) {
+        (Some(counts), _) => counts_text(counts),
+        (None, Some(ending)) if job.state == StateWord::Failed => cut(&ending.text, COMMAND_MAX),
         _ => String::new(),
-    }
+    };
+    format!("{detail}{}", alone(job)).trim_start().to_owned()
+}
+
+/// An end that a second node does not have yet may still be overruled.
+pub(crate) fn alone(job: &JobLine) -> &'static str {
+    if job.provisional { " (on this node alone)" } else { "" }
 }
 
 /// `12/100 completed, 3 running`.
@@ -190,6 +194,7 @@ fn job_text(job: &JobWord) -> String {
         (Some(ending), _) if ending.text != line.state.as_str() => format!("{}: {}", line.state.as_str(), ending.text),
         _ => line.state.as_str().to_owned(),
     };
+    let state = format!("{state}{}", alone(line));
     let after: Vec<String> =
         job.after.iter().map(|after| format!("{}:{}", after.job, super::cluster::serde_text(&after.trigger))).collect();
     let count = |count: u32| if count == 0 { String::new() } else { count.to_string() };

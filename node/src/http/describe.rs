@@ -178,6 +178,11 @@ pub(crate) fn job_line(
     Some(line)
 }
 
+/// Whether only this node is known to have how it ended.
+pub(crate) fn is_provisional(job: &JobRecord, view: &ViewSnapshot) -> bool {
+    job.outcome.as_ref().is_some_and(|outcome| !view.is_held(outcome.position))
+}
+
 /// The attempt that people mean: the outcome's, else the one that runs, else the last.
 pub(crate) fn counted(job: &JobRecord) -> Option<(AttemptKey, &AttemptRecord)> {
     let by_outcome = job.outcome.as_ref().and_then(|outcome| outcome.attempt).map(|(attempt, worker)| AttemptKey {

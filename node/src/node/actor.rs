@@ -13,7 +13,7 @@ use proto::core_io::{Answer, News, Now, RequestId, StoreTicket};
 use proto::entry::VerifiedEntry;
 use proto::event::{Event, LogRef};
 use proto::job::BundleRef;
-use proto::log::EntryRange;
+use proto::log::{EntryRange, VersionVector};
 use proto::message::{Accepting, BUNDLES_MAX, MESSAGE_MAX, Message};
 use proto::record::{Record, RecordKey};
 use proto::ticket::{Secret, Ticket};
@@ -365,6 +365,9 @@ impl Actor {
             groups_unfinished: view.groups.len(),
             own_seq: self.core.durable().0.get(&self.core.own_log()).copied().unwrap_or(0),
             holding: self.core.holding().collect(),
+            own: VersionVector(self.core.durable().of(view.me).map(|head| (head.log, head.seq)).collect()),
+            held: view.held.clone(),
+            is_alone: view.peers().next().is_none(),
         }
     }
 

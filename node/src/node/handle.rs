@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::entry::Position;
 use proto::event::Event;
 use proto::explain::Explanation;
+use proto::log::VersionVector;
 use proto::record::{AttemptKey, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
 use proto::ticket::Ticket;
 use proto::view::NodeView;
@@ -79,6 +81,25 @@ pub struct ViewSnapshot {
     pub own_seq: u64,
     /// Attempts that this node holds, with whether they were handed to its runner.
     pub holding: Vec<(proto::AttemptId, bool)>,
+    /// What of its own logs, of all its lives, is on its disk.
+    pub own: VersionVector,
+    /// What of them is on another one's, too.
+    pub held: VersionVector,
+    /// Whether no other node is up.
+    pub is_alone: bool,
+}
+
+impl ViewSnapshot {
+    /// Whether what was written at `position`, and is here, is on two disks: then it is final.
+    #[must_use]
+    pub fn is_held(&self, position: Position) -> bool {
+        position.log.author != self.me || self.held.covers(position)
+    }
+
+    /// Everything that this node wrote up to now, as [`Self::is_held`] wants it.
+    pub fn written(&self) -> impl Iterator<Item = Position> + '_ {
+        self.own.of(self.me)
+    }
 }
 
 /// What happened, for people and for event streams.

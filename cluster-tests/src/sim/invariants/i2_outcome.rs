@@ -4,7 +4,7 @@
 //! a node decides no job that its own disk says is decided; none twice in one life; only in a group whose
 //! highest claim on its disk is its own; and in a cluster without trouble for a while, none that another node
 //! decided a while ago. What is decided was seen: a completed job has a process that exited with 0, a stopped
-//! one a wish. At the end all nodes show the same outcome.
+//! one a wish. What a node shows as final is on a second disk. At the end all nodes show the same outcome.
 //! Planted bugs: `decide-twice`, `no-fence`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +85,21 @@ impl Outcomes {
             };
             if outcome.ending.state() == JobState::Stopped && !wished() {
                 return fail(format!("{job} is decided stopped, but nobody wished it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node believes to be held elsewhere, and so shows as final, is on another disk.
+    pub(crate) fn check_held(&self, host: usize, hosts: &[Host]) -> Result<(), Violation> {
+        let Some(daemon) = &hosts[host].daemon else { return Ok(()) };
+        for (log, &seq) in &daemon.core.view().held.0 {
+            let has = |other: &Host| other.disk.logs().get(log).is_some_and(|entries| entries.len() as u64 >= seq);
+            let mut others = hosts.iter().enumerate().filter(|(at, _)| *at != host).map(|(_, other)| other);
+            // Who lost its disk had it when it said so.
+            if !others.any(|other| other.lost_disk || has(other)) {
+                let life = log.incarnation;
+                return Err(Violation::new("I2", format!("host {host} takes {seq} of its life {life} for held")));
             }
         }
         Ok(())

@@ -54,6 +54,7 @@ impl Checks {
     /// What one step can have broken on its own host.
     pub(crate) fn after_step(&mut self, host: usize, hosts: &[Host], now_us: u64) -> Result<(), Violation> {
         self.capacity.check(host, &hosts[host])?;
+        self.outcome.check_held(host, hosts)?;
         self.stop.check(host, &hosts[host], now_us)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use proto::entry::Position;
 use proto::event::{Event, Mark};
 use proto::record::{GroupRecord, JobRecord};
 use proto::{GroupId, JobId, Member, NodeId};
@@ -19,7 +20,7 @@ use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::{JobLine, JobPage, JobQuery, JobWord, MarkRequest, MemberQuery, StateWord, WaitQuery};
 use crate::http::words::submit::check_label;
-use crate::node::{NodeError, NodeHandle, NodeNews, unix_ms};
+use crate::node::{NodeError, NodeHandle, NodeNews, ViewSnapshot, unix_ms};
 use crate::store::GroupFilter;
 
 /// A page when no limit is asked for, and the largest.
@@ -40,6 +41,10 @@ const WAIT: u64 = 30;
 const WAIT_MAX: u64 = 60;
 /// While somebody waits, the record is looked at this often even if no news come.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A second node has an outcome within a few round trips; nobody sends news of that.
+const HOLD_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// So long a wait goes on for it (DESIGN §8: as a submission does); then the answer says that it is provisional.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// A [`JobQuery`] with everything looked up.
 struct Wanted {
@@ -63,8 +68,7 @@ pub(crate) async fn list(State(Shared { api, .. }): State<Shared>, Asked(query):
     let wanted = wanted(query, node)?;
     let handle = api.node.clone();
     let preparing = describe::preparing(&view);
-    let me = view.me;
-    Ok(Json(blocking(move || page(&handle, &wanted, &preparing, me, &names)).await?))
+    Ok(Json(blocking(move || page(&handle, &wanted, &preparing, &view, &names)).await?))
 }
 
 fn wanted(query: JobQuery, node: Option<NodeId>) -> Result<Wanted, Refusal> {
@@ -122,7 +126,7 @@ fn page(
     node: &NodeHandle,
     wanted: &Wanted,
     preparing: &BTreeMap<GroupId, Vec<Member>>,
-    me: NodeId,
+    view: &ViewSnapshot,
     names: &Names,
 ) -> Result<JobPage, NodeError> {
     let mut page = JobPage::default();
@@ -138,9 +142,9 @@ fn page(
             scanned += 1;
             filter.before = Some(group);
             let known = preparing.get(&group).map_or(0, Vec::len) as u64;
-            let seen = look(node, group, &record, known, names)?;
+            let seen = look(node, group, &record, known, (view, names))?;
             let Some((line, nodes)) = seen else { continue };
-            let on_node = |wanted| nodes.contains(&wanted) || (wanted == me && known > 0);
+            let on_node = |wanted| nodes.contains(&wanted) || (wanted == view.me && known > 0);
             let fits = (wanted.states.is_empty() || matches(&line, &wanted.states))
                 && (wanted.name.is_empty() || line.name == wanted.name)
                 && !record.marks.deleted
@@ -165,21 +169,25 @@ fn look(
     group: GroupId,
     record: &GroupRecord,
     preparing: u64,
-    names: &Names,
+    (view, names): (&ViewSnapshot, &Names),
 ) -> Result<Option<(JobLine, BTreeSet<NodeId>)>, NodeError> {
     let id = JobId::only(group);
     let workers = |job: &JobRecord| job.attempts.keys().map(|key| key.worker).collect::<Vec<_>>();
     let is_array = record.submitted.as_ref().is_some_and(|submitted| !submitted.spec.array.is_empty());
-    let (job, nodes) = if is_array {
+    let is_provisional = |job: &JobRecord| describe::is_provisional(job, view);
+    let (job, nodes, provisional) = if is_array {
         // The first thousand tell where an array runs; more would make a list slow.
         let jobs = node.jobs_of(group, None, LIMIT_MAX as usize)?;
-        (None, jobs.iter().flat_map(|(_, job)| workers(job)).collect())
+        let provisional = record.is_finished() && jobs.iter().any(|(_, job)| is_provisional(job));
+        (None, jobs.iter().flat_map(|(_, job)| workers(job)).collect(), provisional)
     } else {
         let job = node.job(id)?;
         let nodes = job.iter().flat_map(workers).collect();
-        (job, nodes)
+        let provisional = job.as_ref().is_some_and(is_provisional);
+        (job, nodes, provisional)
     };
-    Ok(describe::job_line(id, record, job.as_ref(), preparing, names).map(|line| (line, nodes)))
+    let line = describe::job_line(id, record, job.as_ref(), preparing, names);
+    Ok(line.map(|line| (JobLine { provisional, ..line }, nodes)))
 }
 
 /// An array is wanted when any of its jobs stands so.
@@ -214,7 +222,7 @@ pub(crate) async fn members(
     let preparing: BTreeSet<Member> =
         describe::preparing(&view).remove(&id.group).unwrap_or_default().into_iter().collect();
     let handle = api.node.clone();
-    let page = move || member_page(&handle, id.group, &group, &preparing, (&states, after, limit), &names);
+    let page = move || member_page(&handle, id.group, &group, &preparing, (&states, after, limit), (&view, &names));
     Ok(Json(blocking(page).await?))
 }
 
@@ -224,7 +232,7 @@ fn member_page(
     group: &GroupRecord,
     preparing: &BTreeSet<Member>,
     (states, after, limit): (&BTreeSet<StateWord>, Option<u32>, usize),
-    names: &Names,
+    (view, names): (&ViewSnapshot, &Names),
 ) -> Result<JobPage, NodeError> {
     let mut page = JobPage::default();
     let Some(submitted) = &group.submitted else { return Ok(page) };
@@ -243,7 +251,8 @@ fn member_page(
         let job = records.remove(&member);
         let known = u64::from(preparing.contains(&member));
         let line = describe::job_line(JobId { group: id, member }, group, job.as_ref(), known, names);
-        let Some(line) = line else { continue };
+        let Some(mut line) = line else { continue };
+        line.provisional = job.as_ref().is_some_and(|job| describe::is_provisional(job, view));
         let is_deleted = job.is_some_and(|job| job.marks.deleted);
         if !is_deleted && (states.is_empty() || states.contains(&line.state)) {
             page.jobs.push(line);
@@ -274,6 +283,17 @@ async fn word(node: &NodeHandle, id: JobId, group: &GroupRecord, job: Option<&Jo
     };
     let line = describe::job_line(id, group, job, preparing as u64, &names);
     let mut word = describe::job(line.unwrap_or_default(), id, group, job, &names);
+    word.line.provisional = match job {
+        Some(job) => describe::is_provisional(job, &view),
+        None if word.line.array.is_some() => {
+            let (handle, record, preparing) = (node.clone(), group.clone(), preparing as u64);
+            let names = names.clone();
+            let view = view.clone();
+            let seen = blocking(move || look(&handle, id.group, &record, preparing, (&view, &names))).await?;
+            seen.is_some_and(|(line, _)| line.provisional)
+        }
+        None => false,
+    };
     if !word.line.state.is_final()
         && word.line.array.is_none()
         && let Some(told) = node.explain(id).await?
@@ -346,17 +366,48 @@ pub(crate) async fn wait(
     // Listened to before the record is read: what happens in between is heard.
     let mut news = api.node.news();
     let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut ended: Option<Ended> = None;
     loop {
         let (group, job) = job_records(&api.node, id).await?;
-        if has_ended(id, &group, job.as_ref()) || Instant::now() >= deadline {
+        let mut every = LOOK_EVERY;
+        if has_ended(id, &group, job.as_ref()) {
+            let view = api.node.view().await?;
+            let ended = ended.get_or_insert_with(|| Ended::new(job.as_ref(), &view));
+            if ended.is_settled(&view) {
+                return Ok(Json(word(&api.node, id, &group, job.as_ref()).await?));
+            }
+            every = HOLD_LOOK_EVERY;
+        }
+        if Instant::now() >= deadline {
             return Ok(Json(word(&api.node, id, &group, job.as_ref()).await?));
         }
-        let look = (Instant::now() + LOOK_EVERY).min(deadline);
+        let look = (Instant::now() + every).min(deadline);
         tokio::select! {
             _ = closing.wait_for(|&closing| closing) => return Err(NodeError::Closing.into()),
             () = tokio::time::sleep_until(look) => {}
             () = concerns(&mut news, id.group) => {}
         }
+    }
+}
+
+/// An end that a second node should have before it is told.
+struct Ended {
+    since: Instant,
+    /// Where it was written; of an array, everything that this node wrote until it had ended.
+    written: Vec<Position>,
+}
+
+impl Ended {
+    fn new(job: Option<&JobRecord>, view: &ViewSnapshot) -> Self {
+        let outcome = job.and_then(|job| job.outcome.as_ref()).map(|outcome| outcome.position);
+        let written = outcome.map_or_else(|| view.written().collect(), |position| vec![position]);
+        Self { since: Instant::now(), written }
+    }
+
+    /// Whether it is final, or nobody is there to make it so.
+    fn is_settled(&self, view: &ViewSnapshot) -> bool {
+        let is_final = self.written.iter().all(|&position| view.is_held(position));
+        is_final || view.is_alone || self.since.elapsed() >= HOLD_MAX
     }
 }
 

@@ -82,6 +82,9 @@ pub struct JobLine {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<EndingWord>,
+    /// Only the answering node is known to have its end: it is final once a second one has it.
+    #[serde(default)]
+    pub provisional: bool,
     /// Whether lists leave it out by default.
     #[serde(default)]
     pub archived: bool,
@@ -256,7 +259,8 @@ pub struct MarkRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WaitQuery {
-    /// Answer after so many seconds even if it has not ended, 1 to 60; 0: 30.
+    /// Answer after so many seconds even if it has not ended, 1 to 60; 0: 30. Once it has ended, a second node is
+    /// given 5 s to have that, too; the answer is provisional if none has it by then, or there is none.
     pub timeout_s: u64,
 }
 
@@ -388,7 +392,7 @@ mod tests {
         let golden = concat!(
             r#"{"id":"0193","project":"mnist","name":"","user":"ada","state":"failed","command":["false"],"#,
             r#""node":{"id":"ab","name":"alpha"},"submitted_unix_ms":1,"started_unix_ms":2,"ended_unix_ms":3,"#,
-            r#""ending":{"reason":"exited","exit_code":1,"text":"exit code 1"},"archived":false,"tags":{},"#,
+            r#""ending":{"reason":"exited","exit_code":1,"text":"exit code 1"},"provisional":false,"archived":false,"tags":{},"#,
             r#""cpu_milli":1000,"memory_bytes":0,"gpus":0,"gpu_memory_bytes":0,"python":"","labels":{},"nodes":[],"#,
             r#""data":[],"env":{},"secrets":[],"indices":"","timeout_s":0,"retries":0,"on_lost":"rerun","#,
             r#""priority":0,"after":[],"params":"","stop_wished":false,"kept":false,"note":"","attempts":[]}"#,
