@@ -2,7 +2,7 @@
 
 mod lab;
 
-use lab::output::text;
+use lab::output::{list, text};
 use lab::{Lab, SOON, wait_for};
 use proto::GroupId;
 use proto::record::rank;
@@ -87,4 +87,66 @@ fn the_only_node_of_a_cluster_waits_for_nobody() {
     assert_eq!(told.stdout, "hello\n");
     assert!(told.stderr.contains("completed (on this node alone)"), "{told:?}");
     assert!(began.elapsed() < std::time::Duration::from_secs(5), "it waited {:?}", began.elapsed());
+}
+
+/// A job on `node` that leaves outputs and a log too large for the journal.
+fn leave_something(lab: &Lab, from: usize, node: &str) -> String {
+    let script = "yes 0123456789abcdef | head -n 4000; head -c 300000 /dev/zero > model; echo $FNODE_JOB_ID > who";
+    lab.submit_id(from, &["--node", node], script)
+}
+
+/// Names of the nodes that have what a job left, once there are as many.
+#[track_caller]
+fn wait_for_holders(lab: &Lab, reader: usize, job: &str, wanted: &[&str]) {
+    wait_for(&format!("{wanted:?} have what {job} left"), SOON, || {
+        let word = lab.job(reader, job);
+        let mut names: Vec<&str> = list(&word, "held_by").iter().filter_map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        (names == wanted).then_some(())
+    });
+}
+
+#[test]
+fn a_keeper_that_dies_is_replaced_and_so_is_the_worker() {
+    let mut lab = Lab::start(4);
+    let job = leave_something(&lab, 0, "n1");
+    lab.wait_ended(0, &job, SOON);
+    let first = keeper(&lab, &job, 1, 4);
+    let mut both = [lab.name(1).to_owned(), lab.name(first).to_owned()];
+    both.sort_unstable();
+    let reader = (0..4).find(|&node| node != 1 && node != first).expect("four nodes");
+    wait_for_holders(&lab, reader, &job, &both.each_ref().map(String::as_str));
+
+    // Nobody reads from the worker any more: the next keeper has it from the first.
+    lab.kill_host(1);
+    let rest: Vec<usize> = (0..4).filter(|&node| node != 1 && node != first).collect();
+    wait_for("the worker is replaced", SOON, || {
+        let holders = list(&lab.job(reader, &job), "held_by").len();
+        (holders == 2).then_some(())
+    });
+    lab.kill_host(first);
+    let last = rest[0];
+    wait_for("the log can be read without those two", SOON, || {
+        let told = lab.fnode(last, &["logs", &job]);
+        (told.code == 0).then(|| assert_eq!(told.stdout.len(), 4_000 * 17))
+    });
+    let to = lab.path("results");
+    lab.fnode(last, &["job", "get", &job, "--to", to.to_str().expect("UTF-8")]).ok();
+    assert_eq!(std::fs::read_to_string(to.join("who")).expect("kept").trim(), job);
+    assert_eq!(std::fs::read(to.join("model")).expect("kept").len(), 300_000);
+}
+
+#[test]
+fn what_ended_while_a_node_was_away_is_copied_when_it_is_back() {
+    let mut lab = Lab::start(2);
+    lab.kill_host(1);
+    lab.wait_until_missed(0, 1);
+    let job = leave_something(&lab, 0, "n0");
+    lab.wait_ended(0, &job, SOON);
+    assert_eq!(lab.job(0, &job)["held_by"], serde_json::json!(["n0"]));
+    let shown = lab.fnode(0, &["job", "show", &job]).ok().stdout;
+    assert!(shown.contains("1 node: n0; what it left is lost if that one is"), "{shown}");
+    lab.restart(1);
+    wait_for_holders(&lab, 0, &job, &["n0", "n1"]);
+    assert!(lab.fnode(1, &["job", "show", &job]).ok().stdout.contains("2 nodes: n1, n0"));
 }

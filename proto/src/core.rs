@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::explain::{Explanation, explain};
 use crate::id::{AttemptId, GroupId, JobId, NodeId};
 use crate::job::BundleRef;
+use crate::keeping::Keeping;
 use crate::log::{Head, Log, VersionVector};
 use crate::membership::{self, Liveness, Membership};
 use crate::message::{Accepting, BUNDLES_MAX, Message};
@@ -74,6 +75,7 @@ pub struct Core {
     replication: Replication,
     worker: Worker,
     coordinator: Coordinator,
+    keeping: Keeping,
     view: View,
     rng: StdRng,
     advert: OwnAdvert,
@@ -132,6 +134,7 @@ impl Core {
             replication: Replication::new(durable),
             worker: Worker::new(boot.capacity),
             coordinator: Coordinator::default(),
+            keeping: Keeping::default(),
             view,
             rng: StdRng::seed_from_u64(boot.seed ^ 0x5eed),
             advert: OwnAdvert::new(boot.incarnation, boot.name.clone(), boot.software.clone(), boot.addrs),
@@ -263,6 +266,8 @@ impl Core {
             Input::Fetched { position, bundle, complete } => {
                 self.replication.on_fetched(position, bundle, complete, out);
             }
+            Input::Kept { left, complete } => self.keeping.on_kept(now, &left, complete),
+            Input::Reviewed(left) => self.keeping.on_reviewed(now, left, &self.view),
             Input::LookedUp { job, group, record } => {
                 self.coordinator.on_looked_up(job, group.as_deref(), record.as_deref());
                 self.worker.on_looked_up(now, job, group.as_deref(), record.as_deref(), out);
@@ -427,7 +432,9 @@ impl Core {
         self.refresh_liveness(now);
         self.replication.on_tick(now, &self.view, &mut self.rng, out);
         self.worker.on_tick(now, &self.view, out);
+        self.keeping.on_tick(now, &self.view, out);
         if std::mem::take(&mut self.alarmed) {
+            self.keeping.on_alarm(now);
             self.coordinator.stir();
             self.take_over_orphans(out);
         }

@@ -2,9 +2,10 @@
 
 use crate::capacity::{Capacity, Reservation};
 use crate::entry::{Position, VerifiedEntry};
-use crate::event::{AttemptFinished, Event, JobOutcome, LogRef};
+use crate::event::{AttemptFinished, Event, JobOutcome};
 use crate::id::{AttemptId, GroupId, JobId, NodeId};
 use crate::job::{BundleRef, GroupSpec};
+use crate::keeping::Left;
 use crate::log::EntryRange;
 use crate::message::{Accepting, Message};
 use crate::record::{GroupRecord, JobRecord, Record, RecordKey};
@@ -90,6 +91,15 @@ pub enum Input {
         /// Whether all of it is here.
         complete: bool,
     },
+    /// The copy of [`Effect::Keep`] is durable here or not needed, or cannot be had now.
+    Kept {
+        /// As asked.
+        left: Box<Left>,
+        /// Whether nothing is left to be done.
+        complete: bool,
+    },
+    /// An answer to [`Effect::Review`].
+    Reviewed(Vec<Left>),
     /// An answer to [`Effect::LookUp`].
     LookedUp {
         /// As asked.
@@ -180,14 +190,19 @@ pub enum Effect {
         /// From whom.
         from: NodeId,
     },
-    /// Get what an ended job left onto this disk: a second copy. Nothing waits for it.
+    /// Get what a job left onto this disk, durably, then say [`Input::Kept`].
     Keep {
-        /// From whom.
-        from: NodeId,
-        /// Its log.
-        log: Option<LogRef>,
-        /// Its outputs.
-        outputs: Option<BundleRef>,
+        /// What.
+        left: Box<Left>,
+        /// Nodes that may have it, likeliest first.
+        providers: Vec<NodeId>,
+        /// Whether two of these nodes having all of it is as good.
+        unless_held: bool,
+    },
+    /// Find what the newest ended jobs left, a bounded number of them, then say [`Input::Reviewed`].
+    Review {
+        /// Of jobs that ended then or later: milliseconds since 1970.
+        oldest_unix_ms: u64,
     },
     /// Read records of a job that is not alive, then say [`Input::LookedUp`].
     LookUp(JobId),

@@ -7,8 +7,8 @@ use super::{Core, Storing, Waiting, take_over_orphan};
 use crate::core_io::{Answer, Effect, News, Now, RequestId, StoreTicket};
 use crate::entry::{SignedEntry, VerifiedEntry};
 use crate::event::Event;
-use crate::holders::keep;
 use crate::id::{GroupId, NodeId};
+use crate::keeping::Left;
 use crate::log::{EntryRange, Offered};
 use crate::outbox::Out;
 use crate::record::{Record, RecordKey};
@@ -146,8 +146,9 @@ impl Core {
         for (job, record) in jobs {
             if let Record::Job(record) = &record {
                 self.worker.on_record(now, job, record, &self.view, out);
-                if !self.view.has_outcome(job) {
-                    out.effects.extend(keep(job, record, &self.view));
+                if let Some(left) = Left::of(job, record).filter(|_| !self.view.has_outcome(job)) {
+                    self.keeping.on_left(now, left, &self.view);
+                    self.keeping.begin(now, &self.view, out);
                 }
             }
             self.view.on_record(&RecordKey::Job(job), record);

@@ -20,6 +20,7 @@ pub mod explain;
 mod holders;
 pub mod id;
 pub mod job;
+pub mod keeping;
 mod led;
 pub mod log;
 pub mod membership;

@@ -38,8 +38,16 @@ impl World {
             Effect::Run(run) => self.start_process(host, *run)?,
             Effect::Halt(attempt) => self.halt(host, attempt),
             Effect::Fetch { position, bundle, from } => self.fetch(host, position, bundle, self.index[&from]),
-            // Simulated jobs leave nothing; that exactly one node is chosen is proven beside the rule.
-            Effect::Keep { .. } => self.coverage.count("second copies"),
+            // Simulated jobs leave nothing; who keeps what is proven beside the rule.
+            Effect::Keep { left, .. } => {
+                let input = Box::new(Input::Kept { left, complete: true });
+                self.after(1_000, Happening::Feed { host, life, input });
+            }
+            Effect::Review { .. } => {
+                self.coverage.count("ended jobs reviewed");
+                let input = Box::new(Input::Reviewed(Vec::new()));
+                self.after(1_000, Happening::Feed { host, life, input });
+            }
             Effect::LookUp(job) => {
                 let input = Box::new(look_up(&self.hosts[host], job));
                 let after = self.rng.random_range(50..2_000);

@@ -224,12 +224,22 @@ fn job_text(job: &JobWord) -> String {
         ("bundle", job.bundle.as_ref().map(bundle).unwrap_or_default()),
         ("environment", job.environment.as_ref().map(|environment| environment.path.clone()).unwrap_or_default()),
         ("outputs", job.outputs.as_ref().map(bundle).unwrap_or_default()),
+        ("held by", job.held_by.as_deref().map(held_by).unwrap_or_default()),
         ("coordinator", job.coordinator.as_ref().map(|node| node.name.clone()).unwrap_or_default()),
         ("tags", pairs(&line.tags)),
         ("note", job.note.clone()),
         ("marks", marks_text(job)),
         ("attempts", job.attempts.iter().map(|attempt| attempt_text(attempt, &size)).collect::<Vec<_>>().join("\n")),
     ])
+}
+
+/// Who has what it left.
+fn held_by(names: &[String]) -> String {
+    match names {
+        [] => "no node that can be reached now; see fnode status".to_owned(),
+        [one] => format!("1 node: {one}; what it left is lost if that one is"),
+        several => format!("{} nodes: {}", several.len(), several.join(", ")),
+    }
 }
 
 fn marks_text(job: &JobWord) -> String {

@@ -245,6 +245,7 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
             python: environment.python.clone(),
         }),
         outputs: outputs.map(bundle),
+        held_by: None,
         coordinator: group.claim.map(|claim| names.of(claim.coordinator)),
         stop_wished: group.stop.is_some() || job.is_some_and(|job| job.stop.is_some()),
         kept: kept(&group.marks) || own.is_some_and(kept),

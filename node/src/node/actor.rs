@@ -11,8 +11,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use proto::core_io::{Answer, News, Now, RequestId, StoreTicket};
 use proto::entry::VerifiedEntry;
-use proto::event::{Event, LogRef};
+use proto::event::Event;
 use proto::job::BundleRef;
+use proto::keeping::Left;
 use proto::log::{EntryRange, VersionVector};
 use proto::message::{Accepting, BUNDLES_MAX, MESSAGE_MAX, Message};
 use proto::record::{Record, RecordKey};
@@ -88,6 +89,8 @@ enum Waiting {
 pub(super) enum Inner {
     Stored { ticket: StoreTicket, result: Result<Committed, StoreError>, entries: Vec<VerifiedEntry> },
     Fetched { position: proto::entry::Position, bundle: BundleRef, complete: bool },
+    Kept { left: Box<Left>, complete: bool },
+    Reviewed(Vec<Left>),
     Capacity(Box<proto::Capacity>),
     Verified { from: NodeId, entries: Vec<VerifiedEntry>, fresh: bool, more: bool },
 }
@@ -186,7 +189,8 @@ impl Actor {
                 self.tell(told);
             }
             Effect::Fetch { position, bundle, from } => self.fetch(position, bundle, from),
-            Effect::Keep { from, log, outputs } => self.keep(from, log, outputs),
+            Effect::Keep { left, providers, unless_held } => self.keep(left, providers, unless_held),
+            Effect::Review { oldest_unix_ms } => self.review(oldest_unix_ms),
             Effect::LookUp(job) => self.look_up(job),
             Effect::Reply { request, answer } => self.reply(request, answer),
             Effect::WakeAt(at) => self.state.wake = Some(at),
@@ -236,16 +240,23 @@ impl Actor {
         });
     }
 
-    fn keep(&self, from: NodeId, log: Option<LogRef>, outputs: Option<BundleRef>) {
-        let shared = self.shared.clone();
+    fn keep(&self, left: Box<Left>, providers: Vec<NodeId>, unless_held: bool) {
+        let (shared, inner) = (self.shared.clone(), self.inner.0.clone());
         tokio::spawn(async move {
-            let providers = [from];
-            if let Some(log) = log {
-                let _ = shared.blob_link.fetch(&[(log.content, log.size)], &providers).await;
+            let kept = super::copies::keep(&shared, &left, &providers, unless_held).await;
+            if let Err(error) = &kept {
+                tracing::debug!(job = %left.job, %error, "no second copy yet");
             }
-            if let Some(outputs) = outputs {
-                let _ = shared.blob_link.fetch_bundle(outputs.manifest, &providers).await;
-            }
+            let _ = inner.send(Inner::Kept { left, complete: kept.is_ok() });
+        });
+    }
+
+    fn review(&self, oldest_unix_ms: u64) {
+        let (store, inner) = (self.shared.store.clone(), self.inner.0.clone());
+        tokio::task::spawn_blocking(move || match super::copies::review(&store, oldest_unix_ms) {
+            Ok(left) => drop(inner.send(Inner::Reviewed(left))),
+            // The store has told what is wrong; the next review is not far.
+            Err(error) => tracing::debug!(%error, "ended jobs are not looked at"),
         });
     }
 
@@ -491,6 +502,8 @@ impl Actor {
             Inner::Fetched { position, bundle, complete } => {
                 self.state.inputs.push(Input::Fetched { position, bundle, complete })
             }
+            Inner::Kept { left, complete } => self.state.inputs.push(Input::Kept { left, complete }),
+            Inner::Reviewed(left) => self.state.inputs.push(Input::Reviewed(left)),
             Inner::Capacity(capacity) => self.state.inputs.push(Input::Capacity(capacity)),
             Inner::Verified { from, entries, fresh, more } => {
                 self.state.inputs.push(Input::Entries { from, entries, fresh, more });

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::entry::Position;
 use proto::event::Event;
 use proto::explain::Explanation;
+use proto::keeping::Left;
 use proto::log::VersionVector;
 use proto::record::{AttemptKey, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
 use proto::ticket::Ticket;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::blob_link::BlobLink;
+use super::copies;
 use super::home::Home;
 use super::secrets::Secrets;
 use super::tail::{self, LogChunk};
@@ -422,6 +424,19 @@ impl NodeHandle {
         let view = self.view().await?;
         let connected = view.nodes.iter().filter(|(_, seen)| seen.connected).map(|(&node, _)| node);
         Ok(connected.filter(|&node| node != view.me).collect())
+    }
+
+    /// Nodes that have all that a job left, as far as they answer within a second, this one first.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn holders_of(&self, left: &Left) -> Result<Vec<NodeId>, NodeError> {
+        let others = self.providers().await?;
+        let (here, there) =
+            tokio::join!(copies::is_here(&self.shared, left), copies::holders(&self.shared, left, &others));
+        let mut holders: Vec<NodeId> = here.then_some(self.shared.me).into_iter().collect();
+        holders.extend(there);
+        Ok(holders)
     }
 
     /// The name of `node` for people, and whether a stream to it is open.

@@ -12,6 +12,7 @@ pub(crate) mod bundle;
 mod cluster;
 mod collect;
 mod config;
+mod copies;
 pub(crate) mod gc;
 mod handle;
 mod home;

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use proto::entry::Position;
 use proto::event::{Event, Mark};
+use proto::keeping::Left;
 use proto::record::{GroupRecord, JobRecord};
 use proto::{GroupId, JobId, Member, NodeId};
 use tokio::time::Instant;
@@ -270,7 +271,13 @@ fn member_page(
 pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<JobWord> {
     let id = job_id(&api.node, &id).await?;
     let (group, job) = job_records(&api.node, id).await?;
-    Ok(Json(word(&api.node, id, &group, job.as_ref()).await?))
+    let mut word = word(&api.node, id, &group, job.as_ref()).await?;
+    if let Some(left) = job.as_ref().and_then(|job| Left::of(id, job)) {
+        let holders = api.node.holders_of(&left).await?;
+        let (_, names) = view(&api.node).await?;
+        word.held_by = Some(holders.into_iter().map(|node| names.name(node)).collect());
+    }
+    Ok(Json(word))
 }
 
 /// The whole record as a word; unfinished jobs as their coordinator sees them.

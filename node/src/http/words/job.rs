@@ -197,6 +197,9 @@ pub struct JobWord {
     /// Files that it made or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs: Option<BundleWord>,
+    /// Nodes that have its outputs and its log and answer now, by name; none: it left nothing but what every node has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<Vec<String>>,
     /// Who sees it through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinator: Option<NodeRef>,

@@ -1,0 +1,153 @@
+//! Second copies of what jobs left: making them, finding what ended lately, and asking who has what. Who should have
+//! it is `proto::keeping`'s decision.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::keeping::Left;
+use proto::record::JobRecord;
+use proto::{ContentId, JobId, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+
+use super::bundle::{contents, read_manifest};
+use super::handle::{NodeError, Shared};
+use super::tail::{read_word, write_word};
+use crate::blobs::BlobStore;
+use crate::net::BulkProtocol;
+use crate::store::{GroupFilter, Store, StoreError};
+
+/// A node that does not say by then what it has counts as not having it.
+const ASK_MAX: Duration = Duration::from_secs(1);
+/// What one review finds at most; the newest.
+const REVIEWED_MAX: usize = 2_000;
+/// Jobs that it looks at for that.
+const LOOKED_AT_MAX: usize = 20_000;
+/// Records read from the store at a time.
+const BATCH: usize = 500;
+
+/// Asks a node whether it has all of this.
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    log: Option<ContentId>,
+    outputs: Option<ContentId>,
+}
+
+impl Question {
+    fn about(left: &Left) -> Self {
+        Self { log: left.log.as_ref().map(|log| log.content), outputs: left.outputs.map(|outputs| outputs.manifest) }
+    }
+
+    /// Everything that was asked for, when all of it is here.
+    fn found(&self, blobs: &BlobStore) -> Option<Vec<ContentId>> {
+        let mut found: Vec<ContentId> = self.log.into_iter().collect();
+        if let Some(outputs) = self.outputs {
+            found.extend(contents(outputs, &read_manifest(blobs, outputs).ok()?));
+        }
+        found.iter().all(|&content| blobs.has(content).is_some()).then_some(found)
+    }
+}
+
+/// Makes a copy of what a job left, durable when this returns.
+///
+/// # Errors
+/// It could not be had now, or the disk is full; a later try can succeed.
+pub(super) async fn keep(
+    shared: &Arc<Shared>,
+    left: &Left,
+    providers: &[NodeId],
+    unless_held: bool,
+) -> Result<(), NodeError> {
+    if unless_held && !is_here(shared, left).await && holders(shared, left, providers).await.len() >= 2 {
+        return Ok(());
+    }
+    if let Some(log) = &left.log {
+        shared.blob_link.fetch(&[(log.content, log.size)], providers).await?;
+    }
+    if let Some(outputs) = left.outputs {
+        shared.blob_link.fetch_bundle(outputs.manifest, providers).await?;
+    }
+    let (blobs, question) = (shared.blobs.clone(), Question::about(left));
+    let sync = move || match question.found(&blobs) {
+        Some(found) => blobs.sync(&found).map_err(NodeError::from),
+        None => Err(NodeError::Unreachable("what the job left".to_owned())),
+    };
+    tokio::task::spawn_blocking(sync).await.map_err(|_| NodeError::Closing)?
+}
+
+/// Whether all that a job left is on this disk.
+pub(super) async fn is_here(shared: &Arc<Shared>, left: &Left) -> bool {
+    let (blobs, question) = (shared.blobs.clone(), Question::about(left));
+    tokio::task::spawn_blocking(move || question.found(&blobs).is_some()).await.unwrap_or(false)
+}
+
+/// Which of `nodes` say within [`ASK_MAX`] that they have all that a job left; asked all at once.
+pub(super) async fn holders(shared: &Arc<Shared>, left: &Left, nodes: &[NodeId]) -> BTreeSet<NodeId> {
+    let mut asked = JoinSet::new();
+    for &node in nodes {
+        let (net, question) = (shared.net.clone(), Question::about(left));
+        asked.spawn(async move {
+            let asking = async {
+                let mut stream = net.open_bulk(node, BulkProtocol::Held).await.map_err(std::io::Error::other)?;
+                write_word(&mut stream, &question).await?;
+                read_word::<bool>(&mut stream).await
+            };
+            matches!(tokio::time::timeout(ASK_MAX, asking).await, Ok(Ok(true))).then_some(node)
+        });
+    }
+    asked.join_all().await.into_iter().flatten().collect()
+}
+
+/// Answers questions of one peer until it closes the stream.
+pub(super) async fn serve<S>(shared: &Arc<Shared>, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Ok(question) = read_word::<Question>(&mut stream).await {
+        let blobs = shared.blobs.clone();
+        let found = tokio::task::spawn_blocking(move || question.found(&blobs).is_some()).await.unwrap_or(false);
+        if write_word(&mut stream, &found).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the newest jobs left that ended at `oldest_unix_ms` or later; deleted ones left out. Blocks.
+pub(super) fn review(store: &Store, oldest_unix_ms: u64) -> Result<Vec<Left>, StoreError> {
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    let mut filter = GroupFilter { hidden: true, ..GroupFilter::default() };
+    loop {
+        let groups = store.groups(&filter, BATCH)?;
+        for (group, _) in groups.iter().filter(|(_, record)| !record.marks.deleted) {
+            let mut after = None;
+            loop {
+                let jobs = store.jobs_of(*group, after, BATCH)?;
+                looked_at += jobs.len();
+                let lately = jobs.iter().filter(|(_, record)| ended_unix_ms(record) >= Some(oldest_unix_ms));
+                found.extend(
+                    lately.filter_map(|&(member, ref record)| Left::of(JobId { group: *group, member }, record)),
+                );
+                if found.len() >= REVIEWED_MAX || looked_at >= LOOKED_AT_MAX {
+                    found.truncate(REVIEWED_MAX);
+                    return Ok(found);
+                }
+                match jobs.last() {
+                    Some((last, _)) if jobs.len() == BATCH => after = Some(*last),
+                    _ => break,
+                }
+            }
+        }
+        match groups.last() {
+            Some((last, _)) if groups.len() == BATCH => filter.before = Some(*last),
+            _ => return Ok(found),
+        }
+    }
+}
+
+/// When it ended, by its coordinator's clock.
+fn ended_unix_ms(record: &JobRecord) -> Option<u64> {
+    record.outcome.as_ref().map(|outcome| outcome.hlc.unix_ms)
+}
