@@ -1,0 +1,188 @@
+"""What a process has set for the jobs that it submits, and `config_manager`, which user code reads and writes."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+_VARIABLE = "FOUNDATIONS_"
+# Environments that need no file: this cluster under the names that projects use.
+BUILT_IN = ("local", "scheduler")
+# A number of gigabytes that no machine has is a number of bytes: earlier releases took those.
+_GIGABYTES_MAX = 1 << 20
+
+
+class ConfigManager:
+    """Configuration by key: what was set, then files that were added, then ``FOUNDATIONS_<KEY>`` variables.
+
+    Example::
+
+        >>> import foundations
+        >>> foundations.config_manager["log_level"] = "ERROR"
+        >>> foundations.config_manager["log_level"]
+        'ERROR'
+        >>> foundations.config_manager.reset()
+    """
+
+    def __init__(self) -> None:
+        self._set: Dict[str, Any] = {}
+        self._paths: List[str] = []
+        self._read: Optional[Dict[str, Any]] = None
+
+    def __getitem__(self, key: str) -> Any:
+        return self.config()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._set[key] = value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.config()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or `default`."""
+        return self.config().get(key, default)
+
+    def config(self) -> Dict[str, Any]:
+        """Everything as one dict. A variable ``FOUNDATIONS_LOG_LEVEL`` is there as ``LOG_LEVEL`` and ``log_level``."""
+        merged: Dict[str, Any] = {}
+        for name, value in os.environ.items():
+            if name.startswith(_VARIABLE) and len(name) > len(_VARIABLE):
+                merged[name[len(_VARIABLE) :]] = merged[name[len(_VARIABLE) :].lower()] = value
+        merged.update(self._files())
+        merged.update(self._set)
+        return merged
+
+    def add_config_path(self, path: str) -> None:
+        """Reads a YAML file of settings, over those that were added before.
+
+        :raises ConfigurationError: at the next read, when the file is not there or is not a mapping.
+        """
+        self._paths.append(str(path))
+        self._read = None
+
+    def reset(self) -> None:
+        """Forgets what was set and added."""
+        self.__init__()
+
+    def _files(self) -> Dict[str, Any]:
+        if self._read is None:
+            merged: Dict[str, Any] = {}
+            if self._paths:
+                from ._yaml import read_mapping
+
+                for path in self._paths:
+                    merged.update(read_mapping(path))
+            self._read = merged
+        return self._read
+
+
+config_manager = ConfigManager()
+
+_project_name: Optional[str] = None
+_resources: Dict[str, Any] = {}
+
+
+def set_project_name(project_name: str = "default") -> None:
+    """Names the project of jobs that this process submits, where neither the call nor job.config.yaml names one.
+
+    Example::
+
+        >>> import foundations
+        >>> foundations.set_project_name("mnist")
+    """
+    global _project_name
+    _project_name = project_name
+
+
+def project_name() -> Optional[str]:
+    """What `set_project_name` said."""
+    return _project_name
+
+
+def set_job_resources(num_gpus: int = 0, ram: Optional[float] = None) -> None:
+    """What jobs ask for that this process submits, where neither the call nor job.config.yaml says.
+
+    :param num_gpus: graphics processors, 0 or more.
+    :param ram: memory in gigabytes (10**9 bytes), above 0; None: no wish.
+    :raises ValueError: anything else; nothing changes then.
+
+    Example::
+
+        >>> import foundations
+        >>> foundations.set_job_resources(num_gpus=0, ram=2)
+    """
+    _resources.update(num_gpus=check_gpus(num_gpus), ram=None if ram is None else check_ram(ram))
+
+
+def resources() -> Dict[str, Any]:
+    """What `set_job_resources` said."""
+    return dict(_resources)
+
+
+def check_gpus(num_gpus: Any) -> int:
+    """A number of graphics processors, or `ValueError`."""
+    if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 0:
+        raise ValueError("Invalid GPU quantity {!r}: give a whole number, 0 or more".format(num_gpus))
+    return num_gpus
+
+
+def check_ram(ram: Any) -> float:
+    """Gigabytes, or `ValueError`."""
+    if isinstance(ram, bool) or not isinstance(ram, (int, float)) or not 0 < ram < float("inf"):
+        raise ValueError("Invalid RAM quantity {!r}: give gigabytes above 0".format(ram))
+    return ram
+
+
+def ram_bytes(ram: float) -> int:
+    """Bytes of a number of gigabytes; a number too large for gigabytes is bytes already."""
+    return int(ram) if ram > _GIGABYTES_MAX else max(1, int(ram * 10**9))
+
+
+def set_environment(environment_name: str) -> None:
+    """Loads ``<name>.config.yaml`` from ``config/`` here or in ``~/.foundations``; `local` and `scheduler` need none.
+
+    :raises ValueError: there is no such environment.
+
+    Example::
+
+        >>> import foundations
+        >>> foundations.set_environment("local")
+    """
+    path = find_environment(environment_name)
+    if path is not None:
+        config_manager.add_config_path(path)
+    elif environment_name not in BUILT_IN:
+        raise ValueError(
+            "No environment {} found, please set a valid deployment environment with foundations.set_environment".format(
+                environment_name
+            )
+        )
+
+
+def foundations_home() -> str:
+    """Where Foundations kept its configuration: `FOUNDATIONS_HOME`, else ``~/.foundations``."""
+    return os.path.expanduser(os.environ.get("FOUNDATIONS_HOME") or "~/.foundations")
+
+
+def find_environment(name: str) -> Optional[str]:
+    """The file of an environment: this directory's before the user's; None: there is none."""
+    return _first_file("{}.config.yaml".format(name), ("config", os.path.join("config", "submission")))
+
+
+def find_submission_config(name: str) -> Optional[str]:
+    """The file of a scheduler's configuration, ``config/submission/<name>.config.yaml``."""
+    return _first_file("{}.config.yaml".format(name), (os.path.join("config", "submission"),))
+
+
+def _first_file(filename: str, folders: tuple) -> Optional[str]:
+    if os.sep in filename:
+        return None
+    for base in (os.curdir, foundations_home()):
+        for folder in folders:
+            path = os.path.join(base, folder, filename)
+            if os.path.isfile(path):
+                return path
+    return None
