@@ -1,0 +1,155 @@
+"""Projects of three generations, submitted to a real node: needs the program, which `cargo build` makes.
+
+The program is `FNODE_TEST_BIN`, else the newest one in target/. What needs a daemon that tracks jobs is left out, with
+the reason printed, where the program has no `/runs` yet.
+"""
+
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import unittest
+
+import support
+
+import foundations
+
+PROJECTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "projects")
+
+
+def program():
+    named = os.environ.get("FNODE_TEST_BIN")
+    if named:
+        return named
+    built = glob.glob(os.path.join(support.REPOSITORY, "target", "*", "fnode"))
+    return max(built, key=os.path.getmtime) if built else None
+
+
+# Found before a test clears its environment.
+PROGRAM = program()
+
+
+@unittest.skipUnless(PROGRAM, "there is no fnode to try with: cargo build -p node, or set FNODE_TEST_BIN")
+class Projects(support.Case):
+    def setUp(self):
+        super().setUp()
+        os.environ["FNODE_BIN"] = PROGRAM
+        # The node's jobs find a Python that is this one, and the package as it is here.
+        os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+        self.fnode("start", "--detach", "--listen", "0", "--api", "0", "--no-mdns", "--name", "one")
+        self.addCleanup(self.fnode, "shutdown", "--jobs")
+
+    def fnode(self, *words):
+        done = subprocess.run(
+            [PROGRAM, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=support.TIMEOUT_S,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def tracks(self):
+        return "/runs" in self.fnode_paths()
+
+    def fnode_paths(self):
+        from foundations import _client
+
+        prefix = _client.API_PREFIX
+        return [path.replace(prefix, "") for path in _client.default().request("GET", "/openapi.json")["paths"]]
+
+    def project(self, name):
+        """A copy of a project, with this package on the path of its jobs; it is the working directory then."""
+        copy = self.path(name)
+        shutil.copytree(os.path.join(PROJECTS, name), copy)
+        config = os.path.join(copy, "job.config.yaml")
+        line = "    PYTHONPATH: {}\n".format(json.dumps(support.SDK))
+        text = self.read(config) if os.path.exists(config) else "worker:\n  environment:\n"
+        with open(config, "w") as file:
+            file.write(text.replace("  environment:\n", "  environment:\n" + line))
+        os.chdir(copy)
+        return copy
+
+    def run_script(self, name):
+        done = subprocess.run(
+            [sys.executable, name],
+            env=dict(os.environ, PYTHONPATH=support.SDK),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=support.TIMEOUT_S,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return [line for line in done.stdout.splitlines() if not line.startswith("Foundations ")]
+
+    def test_stages_say_that_they_are_not_there_yet(self):
+        self.project("v1_stages")
+        with self.printed():
+            job = foundations.deploy(env="local", entrypoint="project_code.driver")
+        self.assertEqual(job.get_job_status(), "error")
+        self.assertIn("foundations.create_stage belongs to stages, which fnode does not have yet", job.get_job_logs())
+
+    def test_deploy(self):
+        self.project("v2_deploy")
+        words = self.run_script("deploy.py")[-1].split()
+        self.assertEqual(words[1], "Completed")
+        job = foundations.Deployment(words[0])
+        self.assertIn("final loss 0.571", job.get_job_logs())
+        details = job.get_job_details()
+        self.assertEqual(details["project_name"], "v2-deploy")
+        if not self.tracks():
+            self.skipTest("the daemon does not track yet: metrics, tags and artifacts were not looked at")
+        self.assertEqual((job.get_metric("loss"), details["metrics"]["epochs"], details["tags"]), (1.0, 4, ["generation"]))
+        self.assertEqual((job.get_param("rate"), job.get_param("layers_0_units")), (0.25, 4))
+
+    def test_a_search_submits_snapshots(self):
+        self.project("v3_submit")
+        lines = self.run_script("search.py")
+        self.assertEqual([line.split()[0] for line in lines], ["0.1", "0.2", "0.3"])
+        for line in lines:
+            rate, _, status, *log = line.split()
+            self.assertEqual((status, log), ("completed", ["rate", rate, "threads", "1"]))
+        if not self.tracks():
+            self.skipTest("the daemon does not track yet: metrics and files were not looked at")
+        job_id = lines[1].split()[1]
+        job = foundations.Deployment(job_id)
+        self.assertAlmostEqual(job.get_job_details()["metrics"]["score"], 1.0)
+        self.assertEqual((job.get_param("optimizer"), job.get_metric("layers")), ("adam", 2))
+        with self.printed():
+            foundations.create_syncable_directory("checkpoints", "brought", source_job_id=job_id)
+        self.assertAlmostEqual(float(self.read("v3_submit", "brought", "last.txt")), 1.0)
+
+    def test_a_plain_script_is_tracked_or_runs_all_the_same(self):
+        self.project("execution")
+        tracks = self.tracks()
+        del os.environ["FOUNDATIONS_COMMAND_LINE"]
+        self.assertEqual(self.run_script("train.py"), ["trained"])
+        if not tracks:
+            self.skipTest("the daemon has no execution mode yet: the job was not looked at")
+        from foundations import _client
+
+        (line,) = list(_client.default().jobs(project="execution"))
+        details = foundations.Deployment(line["id"]).get_job_details()
+        self.assertEqual((details["status"], details["metrics"]), ("completed", {"loss": 0.1}))
+        self.assertEqual(details["parameters"]["optimizer_betas_1"], 0.99)
+
+    def test_the_queue_and_the_archive(self):
+        self.project("execution")
+        with self.printed():
+            waiting = foundations.submit(command="train.py", ram=200_000)
+            done = foundations.submit(command="train.py")
+        done.wait_for_deployment_to_complete(log_output=False)
+        ids = [waiting.job_name(), done.job_name(), "nobody"]
+        self.assertEqual(foundations.archive_jobs(ids), dict(zip(ids, (False, True, False))))
+        self.assertEqual(foundations.cancel_queued_jobs(ids), dict(zip(ids, (True, False, False))))
+        waiting.wait_for_deployment_to_complete(log_output=False)
+        self.assertEqual(waiting.get_true_job_status(), "failed")
+
+
+if __name__ == "__main__":
+    unittest.main()
