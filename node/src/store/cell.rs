@@ -248,9 +248,9 @@ mod tests {
         let (key, record) = group_record();
         let mut batch = Batch::new();
         store(&mut batch, b"k".to_vec(), b"value", 0);
-        let short = batch.remove(&b"k".to_vec()).flatten().expect("put");
+        let short = batch.remove(b"k".as_slice()).flatten().expect("put");
         store(&mut batch, b"k".to_vec(), &vec![7; 2 * PIECE], 0);
-        let long = batch.remove(&b"k".to_vec()).flatten().expect("put");
+        let long = batch.remove(b"k".as_slice()).flatten().expect("put");
         let samples = [
             Sample::new("what the table stands for", &standing(), encode(&standing())),
             Sample::new("head of a log", &log_state(), encode(&log_state())),

@@ -167,7 +167,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::GroupSubmitted { group: group(), spec: Box::new(spec()), inline: vec![vec![1, 2], vec![]] },
         Event::TookOver { group: group(), epoch: 2 },
         Event::AttemptStarted { attempt: attempt(), started_unix_ms: 1_700_000_000_500 },
-        Event::AttemptFinished(Box::new(finished())),
+        Event::AttemptFinished { finished: Box::new(finished()), inline: vec![b"epoch 1\n".to_vec()] },
         Event::AttemptLost { attempt: attempt(), worker: node(8), reason: LostReason::RunnerDown },
         Event::Outcomes {
             group: group(),
