@@ -51,7 +51,9 @@ def main():
         print("import foundations            {:7.1f} ms over bare Python (goal 30)".format(alone))
         print("import and first log_metric   {:7.1f} ms over bare Python".format(first))
         print("import, and the record at end {:7.1f} ms over bare Python".format(whole))
-        print("log_metric, float             {:7.2f} us (goal 10)".format(log_metric_us([i / 7 for i in range(POINTS)])))
+        print(
+            "log_metric, float             {:7.2f} us (goal 10)".format(log_metric_us([i / 7 for i in range(POINTS)]))
+        )
         print("log_metric, int               {:7.2f} us (goal 10)".format(log_metric_us(range(POINTS))))
         with open(track, "rb") as file:
             lines = sum(1 for _ in file)

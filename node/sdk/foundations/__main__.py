@@ -9,7 +9,10 @@ from foundations import _home
 def main() -> int:
     binary = _home.binary()
     if binary is None:
-        print("foundations: the program fnode is not on PATH; install it, or set FNODE_BIN to where it is", file=sys.stderr)
+        print(
+            "foundations: the program fnode is not on PATH; install it, or set FNODE_BIN to where it is",
+            file=sys.stderr,
+        )
         return 1
     try:
         # It knows by its name which command it is.

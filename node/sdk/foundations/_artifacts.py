@@ -116,7 +116,7 @@ class SyncableDirectory:
         self._path = os.fspath(directory_path)
         self._source = source_job_id
         # What was brought here: name to what the source said of it, so that it is brought again only when changed.
-        self._brought: Dict[str, Tuple[Any, Stat]] = {}
+        self._brought: Dict[str, Tuple[Any, Optional[Stat]]] = {}
         os.makedirs(self._path, exist_ok=True)
         self.download()
 
@@ -298,7 +298,9 @@ def _inside(relative: str) -> str:
     """A name from another job, once it is sure that it stays within the directory."""
     parts = relative.split("/")
     if not relative or os.path.isabs(relative) or any(part in ("", ".", "..") for part in parts) or "\0" in relative:
-        raise TrackError(0, "the job kept a file as {!r}, which would leave the directory; it is not brought".format(relative))
+        raise TrackError(
+            0, "the job kept a file as {!r}, which would leave the directory; it is not brought".format(relative)
+        )
     return os.path.join(*parts)
 
 

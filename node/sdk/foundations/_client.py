@@ -14,7 +14,7 @@ from ._errors import DaemonError, DaemonTimeoutError, NoDaemonError, NotFoundErr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, Optional, Tuple
+    from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 API_PREFIX = "/api/fnode/v1"
 VERSION_HEADER = "fnode-version"
@@ -94,7 +94,7 @@ class SocketTransport(Transport):
         """A connection, with the headers that it needs."""
         from . import _http
 
-        ways = [(address.socket, {"Host": "localhost"})]
+        ways: List[Tuple[Any, Dict[str, str]]] = [(address.socket, {"Host": "localhost"})]
         loopback = address.loopback()
         if loopback is not None:
             # A data directory with a path too long for a socket, or one seen through a container.

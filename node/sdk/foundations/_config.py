@@ -6,7 +6,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, Optional
 
 _VARIABLE = "FOUNDATIONS_"
 # Environments that need no file: this cluster under the names that projects use.
@@ -29,8 +29,7 @@ class ConfigManager:
 
     def __init__(self) -> None:
         self._set: Dict[str, Any] = {}
-        self._paths: List[str] = []
-        self._read: Optional[Dict[str, Any]] = None
+        self._read: Dict[str, Any] = {}
 
     def __getitem__(self, key: str) -> Any:
         return self.config()[key]
@@ -51,32 +50,23 @@ class ConfigManager:
         for name, value in os.environ.items():
             if name.startswith(_VARIABLE) and len(name) > len(_VARIABLE):
                 merged[name[len(_VARIABLE) :]] = merged[name[len(_VARIABLE) :].lower()] = value
-        merged.update(self._files())
+        merged.update(self._read)
         merged.update(self._set)
         return merged
 
     def add_config_path(self, path: str) -> None:
         """Reads a YAML file of settings, over those that were added before.
 
-        :raises ConfigurationError: at the next read, when the file is not there or is not a mapping.
+        :raises ConfigurationError: the file is not there, or is not a mapping.
         """
-        self._paths.append(str(path))
-        self._read = None
+        from ._yaml import read_mapping
+
+        self._read.update(read_mapping(os.fspath(path)))
 
     def reset(self) -> None:
         """Forgets what was set and added."""
-        self.__init__()
-
-    def _files(self) -> Dict[str, Any]:
-        if self._read is None:
-            merged: Dict[str, Any] = {}
-            if self._paths:
-                from ._yaml import read_mapping
-
-                for path in self._paths:
-                    merged.update(read_mapping(path))
-            self._read = merged
-        return self._read
+        self._set.clear()
+        self._read.clear()
 
 
 config_manager = ConfigManager()
@@ -142,7 +132,9 @@ def ram_bytes(ram: float) -> int:
 
 
 def set_environment(environment_name: str) -> None:
-    """Loads ``<name>.config.yaml`` from ``config/`` here or in ``~/.foundations``; `local` and `scheduler` need none.
+    """Loads ``<name>.config.yaml`` from ``config/`` here or in ``~/.foundations``.
+
+    `local` and `scheduler` need no file.
 
     :raises ValueError: there is no such environment.
 

@@ -6,13 +6,14 @@ Nothing here runs before the end but three assignments. Forked children end with
 from __future__ import annotations
 
 import atexit
+import builtins
 import os
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Callable, List, Optional, Type
+    from typing import Any, Callable, List, Optional, Type
 
 # Lines of a traceback that are kept from each of its ends.
 _TRACEBACK_ENDS = 50
@@ -20,8 +21,12 @@ _TEXT_MAX = 4096
 # What the shell says of a program that Ctrl-C ended.
 _INTERRUPTED = 130
 
+# Tells the programs that a job starts that its record is somebody's already.
+_RECORDED = "FNODE_RECORDED"
+
 _pid = 0
 _execution = False
+_records = False
 _failed = False
 _code = 0
 _before: Optional[Callable[..., None]] = None
@@ -30,14 +35,20 @@ _last_duties: List[Callable[[], None]] = []
 
 def watch(execution: bool = False) -> None:
     """From now on this process's end is written down; in execution mode its exit code, too."""
-    global _pid, _execution, _before
+    global _pid, _execution, _records, _before
     if _pid == os.getpid():
         return
     _pid, _execution = os.getpid(), execution
+    # Once per job: programs that a job starts run with what it runs with.
+    _records = _RECORDED not in os.environ
+    os.environ[_RECORDED] = "1"
     _before, sys.excepthook = sys.excepthook, _on_exception
     atexit.register(_on_exit)
     if execution:
-        sys.exit = _exit
+        sys.exit = _exit  # type: ignore[assignment]
+        for name in ("exit", "quit"):
+            if hasattr(builtins, name):
+                setattr(builtins, name, _exit)
 
 
 def at_end(duty: Callable[[], None]) -> None:
@@ -58,7 +69,7 @@ class _Exit(SystemExit):
         self._given = args[0] if len(args) == 1 else (args or None)
 
     @property
-    def code(self) -> object:  # type: ignore[override]
+    def code(self) -> Any:  # type: ignore[override]
         global _code
         try:
             sys._getframe(1)
@@ -66,10 +77,14 @@ class _Exit(SystemExit):
             _code = _number(self._given)
         return self._given
 
+    @code.setter
+    def code(self, given: Any) -> None:
+        self._given = given
+
 
 def _exit(status: object = None) -> None:
     """`sys.exit`, noticed."""
-    raise _Exit(status)
+    raise _Exit() if status is None else _Exit(status)
 
 
 def _number(status: object) -> int:
@@ -89,7 +104,7 @@ def _on_exception(kind: Type[BaseException], error: BaseException, trace: Option
         _before(kind, error, trace)
 
 
-def _write_exception(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+def _write_exception(kind: Type[BaseException], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
     import traceback
 
     try:
@@ -100,14 +115,11 @@ def _write_exception(kind: Type[BaseException], error: BaseException, trace: Opt
         lines, text = [], kind.__name__
     if len(lines) > 2 * _TRACEBACK_ENDS:
         lines[_TRACEBACK_ENDS:-_TRACEBACK_ENDS] = ["  ...\n"]
-    word = {
-        "type": kind.__name__,
-        "exception": text[:_TEXT_MAX],
-        "traceback": [line[:_TEXT_MAX] for line in lines],
-    }
-    while not _write('"e"', word) and word["traceback"]:
+    kept = [line[:_TEXT_MAX] for line in lines]
+    word = {"type": kind.__name__, "exception": text[:_TEXT_MAX], "traceback": kept}
+    while not _write('"e"', word) and kept:
         # Too long for one line: the innermost calls say most.
-        del word["traceback"][: (len(word["traceback"]) + 1) // 2]
+        del kept[: (len(kept) + 1) // 2]
 
 
 def _on_exit() -> None:
@@ -121,21 +133,26 @@ def _on_exit() -> None:
             from . import _console
 
             _console.warning("not done at the end of the job: {}".format(error))
+    if _records:
+        _write_record()
+    if _execution:
+        missed: Optional[BaseException] = getattr(sys, "last_value", None)
+        if not _failed and sys.excepthook is not _on_exception and missed is not None:
+            # Another library took the hook over and did not pass the exception on.
+            _code = 1
+            _write_exception(type(missed), missed, missed.__traceback__)
+        _write('"x"', _code)
+
+
+def _write_record() -> None:
     from . import _record
 
     record = _record.at_end(with_git=_execution)
-    if not _write('"r"', record):
-        # What is longest of it; the rest fits.
-        record.pop("git_diff", None)
-        if not _write('"r"', record):
-            record.pop("packages", None)
-            _write('"r"', record)
-    if _execution:
-        if not _failed and sys.excepthook is not _on_exception and getattr(sys, "last_value", None) is not None:
-            # Another library took the hook over and did not pass the exception on.
-            _code = 1
-            _write_exception(sys.last_type, sys.last_value, sys.last_traceback)
-        _write('"x"', _code)
+    for longest in ("git_diff", "packages", None):
+        if _write('"r"', record) or longest is None:
+            return
+        # What is longest is left out; the rest is not lost with it.
+        record.pop(longest, None)
 
 
 def _write(word: str, value: object) -> bool:

@@ -43,9 +43,8 @@ def is_plain_script() -> bool:
         return False
     if "ipykernel" in sys.modules or getattr(sys.modules.get("builtins"), "__IPYTHON__", False):
         return False
-    # Programs that pip installs (pytest, jupyter) lie beside the interpreter: a tool's run is nobody's experiment.
-    beside = os.path.dirname(os.path.abspath(sys.executable))
-    return os.path.dirname(os.path.abspath(path)) != beside
+    # Programs that pip installs (pytest, jupyter): a tool's run is nobody's experiment.
+    return path.endswith(".py") or os.path.basename(os.path.dirname(os.path.abspath(path))) != "bin"
 
 
 def begin() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any, Dict, List
 
-    import pandas
+    import pandas  # type: ignore[import-untyped]
 
 _NO_TIME = "No time available"
 _FIXED = ["project_name", "job_id", "user", "status", "start_time", "completed_time", "creation_time", "tags"]

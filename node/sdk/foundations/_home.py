@@ -39,7 +39,7 @@ class Address:
 
 
 def homes() -> List[str]:
-    """Data directories in the order in which they are tried: the one that is named, else the user's and the machine's."""
+    """Data directories in the order in which they are tried: the named one, else the user's and the machine's."""
     named = os.environ.get("FNODE_HOME")
     if named:
         return [os.path.abspath(named)]

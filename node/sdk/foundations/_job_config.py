@@ -31,7 +31,17 @@ _KEYS: Dict[str, Tuple[tuple, str]] = {
     "mem_limit": ((str, int), "a size"),
 }
 _WORKER_USED = ("environment",)
-_WORKER_KNOWN = ("image", "entrypoint", "command", "args", "working_dir", "volumes", "resources", "mem_limit", "shm_size")
+_WORKER_KNOWN = (
+    "image",
+    "entrypoint",
+    "command",
+    "args",
+    "working_dir",
+    "volumes",
+    "resources",
+    "mem_limit",
+    "shm_size",
+)
 
 
 class JobConfig:
@@ -108,7 +118,9 @@ def _worker(worker: Mapping, path: str) -> Dict[str, str]:
         pairs = [str(line).partition("=") for line in environment]
         return {key: value for key, _, value in pairs}
     if not isinstance(environment, dict):
-        raise ConfigurationError("{}: worker's `environment` is {}; write keys with values".format(place, _shown(environment)))
+        raise ConfigurationError(
+            "{}: worker's `environment` is {}; write keys with values".format(place, _shown(environment))
+        )
     return {key: _variable(value) for key, value in environment.items()}
 
 

@@ -145,7 +145,7 @@ class Deployment:
             "project_name": record["project"],
             "job_id": record["id"],
             "user": record["user"],
-            "status": JobStatus(_TRUE_STATUS[record["state"]]),
+            "status": JobStatus(_word(_TRUE_STATUS, record)),
             "start_time": _utc(record.get("started_unix_ms")),
             "completed_time": _utc(record.get("ended_unix_ms")),
             "creation_time": record["submitted_unix_ms"] / 1000.0,
@@ -169,7 +169,7 @@ class Deployment:
 
     def _status(self, words: Dict[str, str]) -> Optional[JobStatus]:
         try:
-            return JobStatus(words[self._record()["state"]])
+            return JobStatus(_word(words, self._record()))
         except NotFoundError:
             return None
 
@@ -263,6 +263,11 @@ def wait_on_deployment_set(
             if error_handler is None:
                 raise
             error_handler(name, error)
+
+
+def _word(words: Dict[str, str], record: Dict[str, Any]) -> str:
+    """A status for a state; one that a newer daemon has is its own."""
+    return words.get(record["state"], record["state"])
 
 
 def parameters_of(record: Dict[str, Any]) -> Dict[str, Any]:

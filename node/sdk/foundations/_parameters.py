@@ -141,8 +141,6 @@ def _read() -> Dict[str, Any]:
         raise ParametersError("{} is not JSON: {}; correct it".format(PARAMETERS_FILE, error)) from None
     if not isinstance(parameters, dict):
         raise ParametersError(
-            "{} holds a {}; write an object, as {{\"batch_size\": 32}}".format(
-                PARAMETERS_FILE, type(parameters).__name__
-            )
+            '{} holds a {}; write an object, as {{"batch_size": 32}}'.format(PARAMETERS_FILE, type(parameters).__name__)
         )
     return parameters

@@ -9,7 +9,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable
 
-    import pandas
+    import pandas  # type: ignore[import-untyped]
+
+
+_WAITING = ("queued", "preparing")
 
 
 def get_queued_jobs() -> pandas.DataFrame:
@@ -23,7 +26,10 @@ def get_queued_jobs() -> pandas.DataFrame:
     pandas = _frames.import_pandas("get_queued_jobs")
     now = _jobs.now()
     rows = []
-    for line in _client.default().jobs(state="queued,preparing"):
+    # Of an array that runs, some members may wait: all that is unfinished is looked through.
+    for line in _client.default().jobs(state="unfinished"):
+        if line["state"] not in _WAITING:
+            continue
         rows.append(
             {
                 "job_id": line["id"],
@@ -47,7 +53,7 @@ def cancel_queued_jobs(list_of_job_ids: Iterable[str]) -> Dict[str, bool]:
         >>> foundations.cancel_queued_jobs([])
         {}
     """
-    return _each(list_of_job_ids, ("queued", "preparing"), lambda client, job_id: client.stop(job_id))
+    return _each(list_of_job_ids, _WAITING, lambda client, job_id: client.stop(job_id))
 
 
 def archive_jobs(list_of_job_ids: Iterable[str]) -> Dict[str, bool]:

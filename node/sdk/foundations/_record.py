@@ -36,7 +36,7 @@ def at_end(with_git: bool) -> Dict[str, Any]:
 
 def packages() -> List[str]:
     """Installed packages, by the names of their metadata directories: reading each file would take a second."""
-    found = {}
+    found: Dict[str, str] = {}
     for folder in sys.path:
         try:
             names = os.listdir(folder or os.curdir)

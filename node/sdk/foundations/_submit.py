@@ -64,9 +64,7 @@ def submit(
         job.wait_for_deployment_to_complete()
     """
     if scheduler_config not in _config.BUILT_IN and _config.find_submission_config(scheduler_config) is None:
-        raise ConfigurationError(
-            "Could not find submission configuration with name: `{}`".format(scheduler_config)
-        )
+        raise ConfigurationError("Could not find submission configuration with name: `{}`".format(scheduler_config))
     directory = _directory(job_directory if job_directory is not None else job_dir)
     config = _job_config.read(directory)
     words = _words(command) or ([] if entrypoint or config.entrypoint else ["main.py"])
@@ -263,12 +261,18 @@ def _run(arguments: List[str]) -> Dict[str, Any]:
         raise SubmissionError("the program fnode is not on PATH; install it, or set FNODE_BIN to where it is")
     try:
         done = subprocess.run(
-            [binary, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=TIMEOUT_S
+            [binary, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         raise SubmissionError("fnode submit did not end in {:g} s; see `fnode jobs`".format(TIMEOUT_S)) from None
     except OSError as error:
-        raise SubmissionError("cannot run {}: {}; set FNODE_BIN to where fnode is".format(binary, error.strerror)) from None
+        raise SubmissionError(
+            "cannot run {}: {}; set FNODE_BIN to where fnode is".format(binary, error.strerror)
+        ) from None
     said = done.stderr.decode("utf-8", "replace").strip()
     if done.returncode != 0:
         _check_daemon()

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from json.encoder import encode_basestring as quote
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # What a reader can hold without losing digits; larger numbers become floating point.
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 
@@ -33,7 +37,7 @@ def is_single(value: object) -> bool:
     return isinstance(scalar(value), (bool, int, float, str))
 
 
-def single_text(value: object) -> str | None:
+def single_text(value: Any) -> str | None:
     """JSON of a number, a truth value or a text; None when it is none of these."""
     kind = type(value)
     if kind is float:

@@ -15,17 +15,37 @@ class Yaml(support.Case):
 
     def test_scalars(self):
         for text, wanted in (
-            ("1", 1), ("-7", -7), ("0x10", 16), ("1_000", 1000), ("1.5", 1.5), ("1e3", 1000.0), ("-.5", -0.5), (".inf", float("inf")),
-            ("true", True), ("No", False), ("~", None), ("null", None), ("text", "text"), ("'1'", "1"), ('"a\\tb"', "a\tb"),
-            ("'it''s'", "it's"), ("http://h:1/x", "http://h:1/x"), ("0123", "0123"), ("1.2.3", "1.2.3"), ("a#b", "a#b"), ("a # b", "a"),
-            ('"a # b"', "a # b"), ("128G", "128G"), ('"\\u00fc"', "ü"),
+            ("1", 1),
+            ("-7", -7),
+            ("0x10", 16),
+            ("1_000", 1000),
+            ("1.5", 1.5),
+            ("1e3", 1000.0),
+            ("-.5", -0.5),
+            (".inf", float("inf")),
+            ("true", True),
+            ("No", False),
+            ("~", None),
+            ("null", None),
+            ("text", "text"),
+            ("'1'", "1"),
+            ('"a\\tb"', "a\tb"),
+            ("'it''s'", "it's"),
+            ("http://h:1/x", "http://h:1/x"),
+            ("0123", "0123"),
+            ("1.2.3", "1.2.3"),
+            ("a#b", "a#b"),
+            ("a # b", "a"),
+            ('"a # b"', "a # b"),
+            ("128G", "128G"),
+            ('"\\u00fc"', "ü"),
         ):
             self.assertEqual(self.parse("k: " + text), {"k": wanted}, text)
 
     def test_mappings_and_lists_in_blocks(self):
         text = (
             "---\n# a project\na:\n  b: 1\n\n  c:\n    - x\n    - y: 1\n      z: 2\n    -\n      - deep\nd:\n- 1\n- - 2\n  - 3\n"
-            "e:\nf: {}\n\"g h\": 1\nlong: one\n  two\n"
+            'e:\nf: {}\n"g h": 1\nlong: one\n  two\n'
         )
         wanted = {
             "a": {"b": 1, "c": ["x", {"y": 1, "z": 2}, ["deep"]]},
@@ -79,7 +99,32 @@ class Yaml(support.Case):
     def test_no_text_does_anything_but_give_a_value_or_refuse(self):
         import random
 
-        pieces = ["a", "b", ": ", "- ", "\n", "  ", "[", "]", "{", "}", ",", "'", '"', "#", "|", ">", "&", "*", "1", "\\", "\t", "---", "ü", ":"]
+        pieces = [
+            "a",
+            "b",
+            ": ",
+            "- ",
+            "\n",
+            "  ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            "'",
+            '"',
+            "#",
+            "|",
+            ">",
+            "&",
+            "*",
+            "1",
+            "\\",
+            "\t",
+            "---",
+            "ü",
+            ":",
+        ]
         for seed in range(3000):
             chance = random.Random(seed)
             text = "".join(chance.choice(pieces) for _ in range(chance.randint(1, 30)))
@@ -134,17 +179,29 @@ class JobConfig(support.Case):
 
     def test_unknown_keys_warn_with_the_nearest_known_one(self):
         with self.printed() as lines:
-            self.read("project_nam: x\nworker:\n  enviroment: {A: 1}\n  image: python\n  shm_size: 128G\n  zzz: 1\nschedule: {hour: 1}\n")
+            self.read(
+                "project_nam: x\nworker:\n  enviroment: {A: 1}\n  image: python\n  shm_size: 128G\n  zzz: 1\nschedule: {hour: 1}\n"
+            )
         path = self.path("job.config.yaml")
         self.assertEqual(
             lines,
             [
-                "Foundations WARNING: {}:1: `project_nam` is not known, did you mean `project_name`?; it is ignored".format(path),
-                "Foundations WARNING: {}:3: worker's `enviroment` is not known, did you mean `environment`?; it is ignored".format(path),
-                "Foundations WARNING: {}:4: worker's `image` is ignored: jobs run as processes of their node, without a container".format(path),
-                "Foundations WARNING: {}:5: worker's `shm_size` is ignored: jobs run as processes of their node, without a container".format(path),
+                "Foundations WARNING: {}:1: `project_nam` is not known, did you mean `project_name`?; it is ignored".format(
+                    path
+                ),
+                "Foundations WARNING: {}:3: worker's `enviroment` is not known, did you mean `environment`?; it is ignored".format(
+                    path
+                ),
+                "Foundations WARNING: {}:4: worker's `image` is ignored: jobs run as processes of their node, without a container".format(
+                    path
+                ),
+                "Foundations WARNING: {}:5: worker's `shm_size` is ignored: jobs run as processes of their node, without a container".format(
+                    path
+                ),
                 "Foundations WARNING: {}:6: worker's `zzz` is not known; it is ignored".format(path),
-                "Foundations WARNING: {}:7: `schedule` belongs to monitors, which are not there yet; it is ignored".format(path),
+                "Foundations WARNING: {}:7: `schedule` belongs to monitors, which are not there yet; it is ignored".format(
+                    path
+                ),
             ],
         )
 
@@ -162,7 +219,9 @@ class JobConfig(support.Case):
         ):
             with self.assertRaises(foundations.ConfigurationError, msg=text) as caught:
                 self.read(text)
-            self.assertTrue(str(caught.exception).startswith(self.path("job.config.yaml") + message), str(caught.exception))
+            self.assertTrue(
+                str(caught.exception).startswith(self.path("job.config.yaml") + message), str(caught.exception)
+            )
 
 
 class Process(support.Case):
@@ -179,13 +238,22 @@ class Process(support.Case):
         self.assertEqual(manager["my_key"], "from the environment")
         with self.assertRaises(KeyError):
             manager["other"]
-        manager.add_config_path("nothing.yaml")
         with self.assertRaisesRegex(foundations.ConfigurationError, "cannot read nothing.yaml"):
-            manager.config()
+            manager.add_config_path("nothing.yaml")
+        self.assertEqual(manager["my_key"], "from the environment")
 
     def test_set_job_resources_checks_and_changes_nothing_when_wrong(self):
         foundations.set_job_resources(1, 0.5)
-        for gpus, ram in ((-1, None), (1.5, None), ("1", None), (True, None), (0, 0), (0, -1), (0, "1"), (0, float("nan"))):
+        for gpus, ram in (
+            (-1, None),
+            (1.5, None),
+            ("1", None),
+            (True, None),
+            (0, 0),
+            (0, -1),
+            (0, "1"),
+            (0, float("nan")),
+        ):
             with self.assertRaises(ValueError):
                 foundations.set_job_resources(gpus, ram)
         self.assertEqual(_config.resources(), {"num_gpus": 1, "ram": 0.5})

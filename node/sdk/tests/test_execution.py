@@ -69,10 +69,13 @@ class Runs(Execution):
             ("", 0, 0),
             ("import sys; sys.exit()", 0, 0),
             ("import sys; sys.exit(3)", 3, 3),
+            ("exit(4)", 4, 4),
+            ("quit()", 0, 0),
             ("import sys; sys.exit('why')", 1, 1),
             ("import sys; sys.exit(True)", 1, 1),
             ("import sys; sys.exit(256 + 7)", 7, 7),
             ("raise ValueError('x')", 1, 1),
+            ("import sys\ntry: sys.exit(3)\nexcept SystemExit as e:\n    e.code = 5\n    raise", 5, 5),
             # A program that handles the exit has not ended with its code.
             ("import sys\ntry: sys.exit(3)\nexcept SystemExit as e: assert e.code == 3", 0, 0),
             ("import argparse; argparse.ArgumentParser().parse_args(['--no'])", 2, 2),
@@ -106,15 +109,15 @@ class Runs(Execution):
             "import sys\nsys.excepthook = lambda *e: print('mine')\nimport foundations\nraise ValueError\n"
         )
         self.assertEqual(done.stdout, "mine\n")
-        done = self.script(
-            "import sys, foundations\nsys.excepthook = lambda *e: print('other')\nraise KeyError('k')\n"
-        )
+        done = self.script("import sys, foundations\nsys.excepthook = lambda *e: print('other')\nraise KeyError('k')\n")
         self.assertEqual(done.stdout, "other\n")
         self.assertEqual([error["type"] for error in self.last("e")], ["ValueError", "KeyError"])
         self.assertEqual(self.last("x"), [1, 1])
 
     def test_ctrl_c(self):
-        done = self.script("import foundations, os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(60)\n")
+        done = self.script(
+            "import foundations, os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(60)\n"
+        )
         self.assertNotEqual(done.returncode, 0)
         self.assertEqual((self.last("x"), self.last("e")[0]["type"]), ([130], "KeyboardInterrupt"))
 
@@ -128,6 +131,7 @@ class Runs(Execution):
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertEqual(len(self.runs()), 1)
+        self.assertEqual([line[0] for line in self.lines()], ["m", "m", "m", "r", "x"])
         self.assertEqual(self.last("m"), ["child", "fork", "parent"])
         self.assertEqual(self.last("x"), [0])
 
@@ -152,14 +156,15 @@ class Untracked(Execution):
         self.assertUntracked(self.script("import sys; sys.modules['ipykernel'] = sys\nimport foundations\n"))
         self.assertUntracked(self.script("import builtins; builtins.__IPYTHON__ = True\nimport foundations\n"))
 
-    def test_programs_that_lie_beside_the_interpreter(self):
-        program = self.path("bin", os.path.basename(sys.executable))
-        os.makedirs(os.path.dirname(program))
-        os.symlink(sys.executable, program)
+    def test_programs_that_pip_installs(self):
         tool = self.write("bin/tool", "import foundations\n")
         environment = self.environment()
         done = subprocess.run(
-            [program, tool], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+            [sys.executable, tool],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
             timeout=support.TIMEOUT_S,
         )
         self.assertUntracked(done)
@@ -248,7 +253,10 @@ class Records(support.Case):
         def git(*words):
             subprocess.run(
                 ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words],
-                check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=support.TIMEOUT_S,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=support.TIMEOUT_S,
             )
 
         self.assertEqual(_record.git(self.dir), {})
@@ -278,12 +286,17 @@ class Records(support.Case):
 
     def test_a_record_that_is_too_long_is_shortened_and_not_lost(self):
         lines = []
-        for count in (10, 500):
+        for count in (10, 320):
             folder = self.path("site{}".format(count))
+            os.mkdir(folder)
             for at in range(count):
-                os.makedirs(os.path.join(folder, "{}-{}.dist-info".format("p" * 150 + str(at), at)))
+                os.mknod(os.path.join(folder, "{}-{}.dist-info".format("p" * 200 + str(at), at)))
             track = self.path("track{}".format(count))
-            self.script("import sys; sys.path.append({!r})\nimport foundations\n".format(folder), FNODE_JOB_ID="j", FNODE_TRACK=track)
+            self.script(
+                "import sys; sys.path.append({!r})\nimport foundations\n".format(folder),
+                FNODE_JOB_ID="j",
+                FNODE_TRACK=track,
+            )
             lines.append(json.loads(self.read(track)))
         self.assertGreaterEqual(len(lines[0][1]["packages"]), 10)
         self.assertNotIn("packages", lines[1][1])

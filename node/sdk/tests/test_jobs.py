@@ -62,7 +62,9 @@ class Waiting(support.Case):
         )
         with api, self.printed() as lines:
             foundations.Deployment("j1").wait_for_deployment_to_complete(wait_seconds=7)
-        self.assertEqual(lines, ["Foundations INFO: Job 'j1' is {}.".format(s) for s in ("queued", "running", "failed")])
+        self.assertEqual(
+            lines, ["Foundations INFO: Job 'j1' is {}.".format(s) for s in ("queued", "running", "failed")]
+        )
         self.assertEqual([request.query for request in api.requests[1:]], [{"timeout_s": "7"}] * 3)
 
     def test_a_daemon_that_restarts_is_waited_for(self):
@@ -128,7 +130,10 @@ class Results(support.Case):
         self.word = support.job(
             state="failed",
             params={"rate": 0.1, "nan": {"f": "nan"}},
-            metrics={"loss": {"first": 3, "last": 1, "count": 3}, "inf": {"first": {"f": "inf"}, "last": {"f": "-inf"}}},
+            metrics={
+                "loss": {"first": 3, "last": 1, "count": 3},
+                "inf": {"first": {"f": "inf"}, "last": {"f": "-inf"}},
+            },
             tags={"k": "v"},
         )
         self.enter(FakeTransport({"GET /jobs/j1": self.word}))
@@ -236,7 +241,9 @@ class Tables(support.Case):
             ]
         },
     ]
-    MEMBERS = {"jobs": [support.job("arr/1", metrics={"loss": {"last": 4, "first": 5}}), support.job("arr/2", "running")]}
+    MEMBERS = {
+        "jobs": [support.job("arr/1", metrics={"loss": {"last": 4, "first": 5}}), support.job("arr/2", "running")]
+    }
 
     def transport(self):
         return FakeTransport({"GET /jobs/arr/members": self.MEMBERS}).in_turn("GET /jobs", *self.PAGES)
@@ -250,9 +257,13 @@ class Tables(support.Case):
             "project_name job_id user status start_time completed_time creation_time tags "
             "rate depth input_param_seed loss tag_k".split(),
         )
-        self.assertEqual((rows[0]["start_time"], rows[0]["status"], rows[0]["rate"]), ("No time available", "queued", 1))
+        self.assertEqual(
+            (rows[0]["start_time"], rows[0]["status"], rows[0]["rate"]), ("No time available", "queued", 1)
+        )
         last = rows[3]
-        self.assertEqual((last["depth"], last["input_param_seed"], last["tag_k"], last["tags"]), (3, 7, "v", {"k": "v"}))
+        self.assertEqual(
+            (last["depth"], last["input_param_seed"], last["tag_k"], last["tags"]), (3, 7, "v", {"k": "v"})
+        )
         self.assertTrue(math.isnan(last["loss"]))
         self.assertEqual(last["start_time"], datetime.datetime.fromtimestamp(1600000001.5).isoformat())
         self.assertEqual(api.requests[0].query, {"project": "mnist", "limit": "1000"})
@@ -291,11 +302,15 @@ class Tables(support.Case):
 
     @unittest.skipUnless(pandas, "pandas is not installed")
     def test_the_queue_as_a_frame(self):
-        with FakeTransport({"GET /jobs": {"jobs": [support.job("j1", "queued")]}}) as api:
+        array = support.job("arr", "running", array={"total": 2})
+        members = {"jobs": [support.job("arr/1", "running"), support.job("arr/2", "preparing")]}
+        routes = {"GET /jobs": {"jobs": [support.job("j1", "queued"), array]}, "GET /jobs/arr/members": members}
+        with FakeTransport(routes) as api:
             frame = foundations.get_queued_jobs()
+        self.assertEqual(list(frame["job_id"]), ["j1", "arr/2"])
         self.assertEqual(list(frame.columns), ["job_id", "queued_time", "project_name", "time_since_queued"])
         self.assertGreater(frame["time_since_queued"][0], 0)
-        self.assertEqual(api.requests[0].query["state"], "queued,preparing")
+        self.assertEqual(api.requests[0].query["state"], "unfinished")
 
     def test_times_that_are_not_there(self):
         self.assertIsNone(_jobs._utc(None))

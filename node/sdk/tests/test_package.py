@@ -77,8 +77,11 @@ class Names(support.Case):
             value = getattr(foundations, name)
             if callable(value) and not isinstance(value, type) and name not in LATER.split():
                 self.assertIn("return", value.__annotations__, name)
-                self.assertIn("Example::" if name not in ("get_metrics_for_all_jobs", "get_queued_jobs") else ":raises",
-                              value.__doc__, name)
+                self.assertIn(
+                    "Example::" if name not in ("get_metrics_for_all_jobs", "get_queued_jobs") else ":raises",
+                    value.__doc__,
+                    name,
+                )
 
     def test_names_of_later_parts_exist_and_say_so(self):
         for name in LATER.split():
@@ -108,8 +111,9 @@ class Imports(support.Case):
             "import sys; before = set(sys.modules)\nimport foundations\n"
             "print(sorted((set(sys.modules) - before) & set({!r})))"
         ).format(heavy)
-        done = self.isolated(code)
-        self.assertEqual(done.stdout.strip(), "[]", done.stderr)
+        for job in ({}, {"FNODE_JOB_ID": "j", "FNODE_TRACK": self.path("track")}):
+            done = self.isolated(code + "\nimport os; sys.stdout.flush(); os._exit(0)", job)
+            self.assertEqual(done.stdout.strip(), "[]", done.stderr)
 
     def test_it_is_valid_for_the_oldest_python_that_we_promise(self):
         for module in modules():
@@ -129,11 +133,11 @@ class Imports(support.Case):
             tried += result.attempted
         self.assertGreater(tried, 30)
 
-    def isolated(self, code):
+    def isolated(self, code, job):
         # -S leaves out what this machine's site packages import on their own.
         return subprocess.run(
             [sys.executable, "-S", "-c", code],
-            env=dict(os.environ, PYTHONPATH=support.SDK),
+            env=dict(os.environ, PYTHONPATH=support.SDK, **job),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,

@@ -64,9 +64,7 @@ class Logging(support.Case):
 
     def test_log_params_flattens(self):
         foundations.log_params({"a": {"b": 1, "c": [2, {"d": 3}]}, "e": [], "f": {}})
-        self.assertEqual(
-            self.job.params, {"a_b": 1, "a_c_0": 2, "a_c_1_d": 3, "e": None, "f": None}
-        )
+        self.assertEqual(self.job.params, {"a_b": 1, "a_c_0": 2, "a_c_1_d": 3, "e": None, "f": None})
         with self.assertRaisesRegex(TypeError, "log_params takes a dict, not list"):
             foundations.log_params([1])
 
@@ -125,7 +123,9 @@ class Drawing(support.Case):
     def test_ranges_are_drawn_and_other_values_pass_through(self):
         draw = foundations.generate_random_parameters
         for _ in range(50):
-            drawn = draw({"rate": {"min": 0.1, "max": 0.2}, "epochs": 3, "names": ["a"], "sub": {"x": {"min": 1, "max": 1}}})
+            drawn = draw(
+                {"rate": {"min": 0.1, "max": 0.2}, "epochs": 3, "names": ["a"], "sub": {"x": {"min": 1, "max": 1}}}
+            )
             self.assertTrue(0.1 <= drawn["rate"] <= 0.2)
             self.assertEqual((drawn["epochs"], drawn["names"], drawn["sub"]), (3, ["a"], {"x": 1.0}))
 

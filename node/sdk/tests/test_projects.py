@@ -104,7 +104,9 @@ class Projects(support.Case):
         self.assertEqual(details["project_name"], "v2-deploy")
         if not self.tracks():
             self.skipTest("the daemon does not track yet: metrics, tags and artifacts were not looked at")
-        self.assertEqual((job.get_metric("loss"), details["metrics"]["epochs"], details["tags"]), (1.0, 4, ["generation"]))
+        self.assertEqual(
+            (job.get_metric("loss"), details["metrics"]["epochs"], details["tags"]), (1.0, 4, ["generation"])
+        )
         self.assertEqual((job.get_param("rate"), job.get_param("layers_0_units")), (0.25, 4))
 
     def test_a_search_submits_snapshots(self):

@@ -60,15 +60,15 @@ class Launching(support.Case):
 
 class Submit(Launching):
     def test_defaults(self):
-        self.assertEqual(
-            self.asked(), (["--project", "my project", self.project], ["python", "main.py"])
-        )
+        self.assertEqual(self.asked(), (["--project", "my project", self.project], ["python", "main.py"]))
         self.assertEqual(self.job.job_name(), "j1")
         self.assertEqual(
             self.lines,
             [
                 "Foundations INFO: Job submission started. Ctrl-C to cancel.",
-                "Foundations INFO: Preparing to bundle contents of {} for execution. Estimating bundle size.".format(self.project),
+                "Foundations INFO: Preparing to bundle contents of {} for execution. Estimating bundle size.".format(
+                    self.project
+                ),
                 "Foundations INFO: Bundling job contents.",
                 "Foundations INFO: Job submitted with ID 'j1' in project 'my project'.",
             ],
@@ -91,7 +91,17 @@ class Submit(Launching):
         )
         self.assertEqual(
             options,
-            ["--project", "p", "--gpus", "1", "--memory", "2000000000B", "--params", '{"rate":0.1,"layers":[1,2]}', self.project],
+            [
+                "--project",
+                "p",
+                "--gpus",
+                "1",
+                "--memory",
+                "2000000000B",
+                "--params",
+                '{"rate":0.1,"layers":[1,2]}',
+                self.project,
+            ],
         )
         self.assertEqual(command, ["python", "main.py", "--epochs", "3"])
 
@@ -135,14 +145,18 @@ class Submit(Launching):
     def test_a_script_that_is_not_there_only_warns(self):
         self.assertEqual(self.asked(command="nothing.py")[1], ["python", "nothing.py"])
         self.assertIn(
-            "Foundations WARNING: nothing.py is not in {}; the job will fail unless it is made there".format(self.project),
+            "Foundations WARNING: nothing.py is not in {}; the job will fail unless it is made there".format(
+                self.project
+            ),
             self.lines,
         )
 
     def test_params_lie_in_the_directory_before_it_is_bundled(self):
         self.asked(params={"rate": 0.1, "nested": {"a": [1]}})
         self.assertEqual(json.loads(self.calls()[0]["params"]), {"rate": 0.1, "nested": {"a": [1]}})
-        self.assertEqual(sorted(os.listdir(self.project)), ["foundations_job_parameters.json", "main.py", "project_code"])
+        self.assertEqual(
+            sorted(os.listdir(self.project)), ["foundations_job_parameters.json", "main.py", "project_code"]
+        )
 
     def test_without_params_the_project_s_own_file_stays(self):
         self.write("my project/foundations_job_parameters.json", '{"own": 1}')
@@ -183,7 +197,9 @@ class Submit(Launching):
 
     def test_arguments_are_the_documented_ones(self):
         names = set(inspect.signature(foundations.submit).parameters)
-        wanted = "scheduler_config job_directory job_dir project_name entrypoint params ram num_gpus stream_job_logs command"
+        wanted = (
+            "scheduler_config job_directory job_dir project_name entrypoint params ram num_gpus stream_job_logs command"
+        )
         self.assertEqual(names, set(wanted.split()))
 
     def test_a_named_configuration_must_exist_here_or_at_home(self):

@@ -16,6 +16,11 @@ import foundations
 from foundations import _track
 from foundations.testing import tracked_job
 
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
 
 class Scalar:
     """What a scalar of numpy or torch looks like from outside."""
@@ -68,9 +73,7 @@ class Metrics(support.Case):
         before = time.time()
         for value in (1, 0.5, "good", True, -7, 1e300):
             foundations.log_metric("m", value)
-        self.assertEqual(
-            self.points(), [["m", "m", value, None] for value in (1, 0.5, "good", True, -7, 1e300)]
-        )
+        self.assertEqual(self.points(), [["m", "m", value, None] for value in (1, 0.5, "good", True, -7, 1e300)])
         self.assertIs(self.points()[3][2], True)
         for line in self.job.lines:
             self.assertTrue(before - 1 <= line[4] <= time.time() + 1)
@@ -93,7 +96,13 @@ class Metrics(support.Case):
         self.assertEqual([line[3] for line in self.points()], [10, 11, 11, 12])
 
     def test_scalars_of_array_packages_are_what_they_hold(self):
-        for value, wanted in ((Scalar(0.5), 0.5), (Scalar(3), 3), (Scalar(True), True), (Scalar("t"), "t"), (Eager(), 2.5)):
+        for value, wanted in (
+            (Scalar(0.5), 0.5),
+            (Scalar(3), 3),
+            (Scalar(True), True),
+            (Scalar("t"), "t"),
+            (Eager(), 2.5),
+        ):
             foundations.log_metric("m", value)
             self.assertEqual(self.points()[-1][2], wanted)
         for value, wanted in ((Float64(1.5), 1.5), (Color.RED, 3)):
@@ -124,7 +133,7 @@ class Metrics(support.Case):
 
     def test_any_other_value_is_a_type_error_and_nothing_is_written(self):
         for value in (None, {}, (1, 2), [[1]], [1, None], object(), b"x", 1j, Decimal(1), Vector(), Scalar(1j), {1}):
-            with self.assertRaisesRegex(TypeError, "^Invalid metric with key=\"m\" of value="):
+            with self.assertRaisesRegex(TypeError, '^Invalid metric with key="m" of value='):
                 foundations.log_metric("m", value)
         self.assertEqual(self.job.lines, [])
 
@@ -154,7 +163,9 @@ class Metrics(support.Case):
         room = 64 * 1024 - len('["m","m","",null,1700000000.1234567]\n') - 8
         foundations.log_metric("m", "x" * room)
         for value in ("x" * (64 * 1024), ["ok", "x" * (64 * 1024)]):
-            with self.assertRaisesRegex(ValueError, "more than the 65536 of one line; save long texts with save_artifact"):
+            with self.assertRaisesRegex(
+                ValueError, "more than the 65536 of one line; save long texts with save_artifact"
+            ):
                 foundations.log_metric("m", value)
         self.assertEqual([len(value) for value in self.job.metrics["m"]], [room])
 
@@ -165,6 +176,31 @@ class Metrics(support.Case):
         self.assertEqual([line[3] for line in self.points()], [4, 4, 4, None])
         with self.assertRaisesRegex(TypeError, "takes a dict"):
             foundations.log_metrics("c")
+
+
+@unittest.skipUnless(numpy, "numpy is not installed: what looks like its scalars was tried instead")
+class Numpy(support.Case):
+    def test_real_scalars_and_arrays(self):
+        with tracked_job() as job:
+            for value in (
+                numpy.float64(0.5),
+                numpy.float32(0.5),
+                numpy.float16(0.5),
+                numpy.int64(3),
+                numpy.uint8(3),
+                numpy.bool_(True),
+                numpy.str_("t"),
+                numpy.array(1.5),
+                numpy.float32("nan"),
+            ):
+                foundations.log_metric("m", value)
+            self.assertEqual(job.metrics["m"][:-1], [0.5, 0.5, 0.5, 3, 3, True, "t", 1.5])
+            self.assertTrue(math.isnan(job.metrics["m"][-1]))
+            for value in (numpy.array([1.0]), numpy.complex128(1j), numpy.datetime64("2020-01-01")):
+                with self.assertRaises(TypeError):
+                    foundations.log_metric("m", value)
+            foundations.log_param("p", {"a": numpy.arange(3), "b": numpy.float32(1)})
+            self.assertEqual(job.params, {"p": {"a": [0, 1, 2], "b": 1}})
 
 
 class Outside(support.Case):

@@ -42,8 +42,8 @@ def _draw(name: str, given: Any) -> Any:
     for end in (low, high):
         if isinstance(end, bool) or not isinstance(end, (int, float)):
             raise ValueError("the range of `{}` has {!r} for an end; give numbers".format(name, end))
-    least = given.get("min_count", given.get("count_min"))
-    most = given.get("max_count", given.get("count_max"))
+    least: Any = given.get("min_count", given.get("count_min"))
+    most: Any = given.get("max_count", given.get("count_max"))
     if least is None and most is None:
         return uniform(low, high)
     least, most = (most if least is None else least), (least if most is None else most)
