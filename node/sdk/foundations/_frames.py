@@ -28,6 +28,12 @@ def get_metrics_for_all_jobs(project_name: str, include_input_params: bool = Fal
     :raises UnknownProjectError: a `ValueError`; there is no such project.
     :raises MissingPackageError: pandas is not installed.
     :raises DaemonError: no daemon answers.
+
+    Example::
+
+        import foundations
+        frame = foundations.get_metrics_for_all_jobs("mnist")
+        print(frame.sort_values("accuracy").tail(1)["job_id"])
     """
     pandas = import_pandas("get_metrics_for_all_jobs")
     rows, columns = table(project_name, include_input_params)

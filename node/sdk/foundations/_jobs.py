@@ -55,7 +55,17 @@ class JobStatus(str):
 class Deployment:
     """A submitted job. Returned by `submit` and `deploy`; one for a known job is ``Deployment(job_id)``.
 
-    Methods that block take a number of seconds; a daemon that restarts meanwhile is waited for.
+    Methods that block take a number of seconds; a daemon that restarts meanwhile is waited for. All raise
+    `DaemonError` when none answers.
+
+    Example::
+
+        >>> import foundations
+        >>> from foundations.testing import FakeTransport
+        >>> with FakeTransport({"GET /jobs/1": {"id": "1", "state": "failed"}}):
+        ...     job = foundations.Deployment("1")
+        ...     print(job.get_job_status(), job.get_true_job_status(), job.is_job_complete())
+        completed failed True
     """
 
     def __init__(self, job_id: str, project_name: str = "", local: bool = False) -> None:

@@ -22,6 +22,11 @@ def get_queued_jobs() -> pandas.DataFrame:
         time_since_queued (seconds).
     :raises MissingPackageError: pandas is not installed.
     :raises DaemonError: no daemon answers.
+
+    Example::
+
+        import foundations
+        foundations.cancel_queued_jobs(foundations.get_queued_jobs()["job_id"])
     """
     pandas = _frames.import_pandas("get_queued_jobs")
     now = _jobs.now()

@@ -23,9 +23,10 @@ _PACKAGES_MAX = 1000
 
 
 def at_end(with_git: bool) -> Dict[str, Any]:
-    """The record: python_version, packages (``name==version``), argv; with git also commit, branch, remote, diff."""
+    """The record: python_version and _implementation, packages (``name==version``), argv; with git its state, too."""
     record: Dict[str, Any] = {
         "python_version": sys.version.split()[0],
+        "python_implementation": sys.implementation.name,
         "packages": packages(),
         "argv": [argument[:1024] for argument in sys.argv[:100]],
     }
