@@ -12,6 +12,7 @@ use crate::blob::ContentId;
 use crate::codec::{DecodeError, decode_body, encode_body};
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
 use crate::job::{BundleRef, Ending, GroupSpec, LostReason, Usage};
+use crate::track::Tracked;
 
 /// Largest event, in bytes: a specification with its inline bundle, with room to spare.
 pub const EVENT_MAX: usize = 256 << 10;
@@ -118,6 +119,13 @@ pub enum Event {
     SecretRotated {
         /// Its number; the highest counts.
         number: u32,
+    },
+    /// The writer, a worker, says what an attempt told of itself so far. The highest revision wins.
+    AttemptTracked {
+        /// Which.
+        attempt: AttemptId,
+        /// What it told.
+        tracked: Box<Tracked>,
     },
     /// A kind or version that this software does not know: kept and forwarded, not folded.
     Unknown(Frame),
@@ -280,6 +288,7 @@ frames! {
     12 => MemberLabelled { node, labels },
     13 => MemberDrained { node, drained },
     14 => SecretRotated { number },
+    16 => AttemptTracked { attempt, tracked },
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct Left {
     pub log: Option<LogRef>,
     /// Its outputs.
     pub outputs: Option<BundleRef>,
+    /// Points of its metrics, and its artifacts.
+    pub tracked: Option<BundleRef>,
 }
 
 /// Copies that this node shall have.
@@ -69,10 +71,12 @@ impl Left {
     pub fn of(job: JobId, record: &JobRecord) -> Option<Self> {
         let (attempt, worker) = record.outcome.as_ref()?.attempt?;
         let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker };
-        let finished = record.attempts.get(&key)?.finished.as_ref()?;
+        let attempt = record.attempts.get(&key)?;
+        let finished = attempt.finished.as_ref()?;
         let log = finished.log.clone().filter(|log| !log.is_inline());
-        let something = log.is_some() || finished.outputs.is_some();
-        something.then_some(Self { job, worker, log, outputs: finished.outputs })
+        let tracked = attempt.tracked.as_ref().and_then(|tracked| tracked.files);
+        let something = log.is_some() || finished.outputs.is_some() || tracked.is_some();
+        something.then_some(Self { job, worker, log, outputs: finished.outputs, tracked })
     }
 }
 

@@ -36,7 +36,7 @@ fn job(number: u8) -> JobId {
 
 fn left(job: JobId, worker: NodeId) -> Left {
     let log = Some(LogRef { content: ContentId([1; 32]), size: INLINE_MAX as u64 + 1 });
-    Left { job, worker, log, outputs: None }
+    Left { job, worker, log, outputs: None, tracked: None }
 }
 
 fn ended_at(worker: NodeId, job: JobId, log_bytes: u64) -> JobRecord {

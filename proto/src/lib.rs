@@ -34,6 +34,7 @@ mod replication;
 pub mod size;
 pub mod ticket;
 pub mod time;
+pub mod track;
 pub mod verdict;
 pub mod view;
 mod waiting;

@@ -16,6 +16,7 @@ use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
 use crate::job::{Ending, GroupSpec, JobState, LostReason};
 use crate::plant::{self, Plant};
 use crate::time::Hlc;
+use crate::track::Tracked;
 
 /// Under what a record is stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -136,6 +137,8 @@ pub struct AttemptRecord {
     pub finished: Option<Box<AttemptFinished>>,
     /// A coordinator gave it up; it may finish all the same.
     pub lost: Option<LostReason>,
+    /// What it told of itself; the highest revision.
+    pub tracked: Option<Box<Tracked>>,
 }
 
 /// A job's end.
@@ -256,6 +259,12 @@ fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
                 |finished: &AttemptFinished| (finished.log.is_none(), finished.outputs.is_none(), finished.clone());
             if record.finished.as_deref().is_none_or(|old| rank(finished) < rank(old)) {
                 record.finished = Some(finished.clone());
+            }
+        }),
+        Event::AttemptTracked { attempt, tracked } => edit_attempt(records, *attempt, author, |record| {
+            // Two lives of a worker may both count from one: then the greater, so that all agree.
+            if record.tracked.as_ref().is_none_or(|old| old < tracked) {
+                record.tracked = Some(tracked.clone());
             }
         }),
         Event::AttemptLost { attempt, worker, reason } => edit_attempt(records, *attempt, *worker, |record| {

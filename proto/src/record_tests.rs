@@ -13,6 +13,7 @@ use crate::id::{AttemptId, GroupId, JobId, Member};
 use crate::job::{Ending, GroupSpec, IndexRanges, LostReason, Usage};
 use crate::log::Log;
 use crate::time::Hlc;
+use crate::track::{Summary, Tracked};
 
 /// Seeds tried on every run; one that failed once is added for ever.
 const SEEDS: std::ops::Range<u64> = 0..200;
@@ -61,7 +62,7 @@ fn any_event(rng: &mut StdRng, nodes: &[crate::NodeId]) -> Event {
     let worker = *nodes.choose(rng).expect("some");
     let ending =
         [Ending::Exited { code: 0 }, Ending::Exited { code: 1 }, Ending::Stopped].choose(rng).expect("some").clone();
-    match rng.random_range(0..14) {
+    match rng.random_range(0..15) {
         0 => Event::GroupSubmitted { group, spec: spec(), inline: Vec::new() },
         1 => Event::TookOver { group, epoch: attempt.epoch + 1 },
         2 | 3 => Event::AttemptStarted { attempt, started_unix_ms: rng.random_range(0..100) },
@@ -101,6 +102,12 @@ fn any_event(rng: &mut StdRng, nodes: &[crate::NodeId]) -> Event {
             Event::Marked { job, mark }
         }
         11 => Event::MemberJoined { name: rng.random_range(0..9).to_string(), software: String::new() },
+        13 => {
+            let mut summary = Summary::default();
+            summary.params.insert("p".to_owned(), rng.random_range(0..3).to_string());
+            let tracked = Tracked { revision: rng.random_range(0..3), summary, files: None };
+            Event::AttemptTracked { attempt, tracked: Box::new(tracked) }
+        }
         12 => Event::MemberDrained { node: worker, drained: rng.random() },
         _ => Event::SecretRotated { number: rng.random_range(0..9) },
     }

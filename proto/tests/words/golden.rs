@@ -139,6 +139,7 @@ fn job_record() -> JobRecord {
         started_unix_ms: Some(1_700_000_000_500),
         finished: Some(Box::new(samples::finished())),
         lost: Some(LostReason::NotFound),
+        tracked: Some(Box::new(samples::tracked())),
     };
     JobRecord {
         attempts: BTreeMap::from([(key(1), AttemptRecord::default()), (key(3), whole)]),

@@ -11,6 +11,7 @@ use proto::job::{
 use proto::log::{EntryRange, VersionVector};
 use proto::message::{Accepting, Advert, Demand, Message, Offer, OfferReply};
 use proto::ticket::{Secret, Ticket};
+use proto::track::{ArtifactNote, ErrorNote, MetricSummary, Scalar, Summary, Tracked};
 use proto::{
     AttemptId, ByteSize, Capacity, ClusterId, ContentId, Ending, Gpu, GroupId, GroupSpec, Hlc, JobId, Member, NodeId,
     Requirement,
@@ -160,6 +161,26 @@ pub(crate) fn finished() -> AttemptFinished {
     }
 }
 
+pub(crate) fn tracked() -> Tracked {
+    let mut loss = MetricSummary::of(Scalar::Number(2.5.into()), 0, 1_700_000_001_000);
+    loss.push(Scalar::Number(f64::NAN.into()), 1, 1_700_000_002_000);
+    let phase = MetricSummary::of(Scalar::Text(text("warm")), 0, 1_700_000_003_000);
+    let done = MetricSummary::of(Scalar::Bool(true), 7, 1_700_000_004_000);
+    let weights =
+        ArtifactNote { key: text("weights"), file: text("w.bin"), mime: text("application/x"), is_directory: false };
+    let error = ErrorNote { kind: text("ValueError"), message: text("no"), traceback: vec![text("line 1")] };
+    let summary = Summary {
+        params: BTreeMap::from([(text("lr"), text("0.1"))]),
+        input_params: text("{\"lr\":0.1}"),
+        metrics: BTreeMap::from([(text("loss"), loss), (text("phase"), phase), (text("done"), done)]),
+        artifacts: BTreeMap::from([(text("weights"), weights)]),
+        error: Some(error),
+        record: text("{}"),
+        left_out: 1,
+    };
+    Tracked { revision: 3, summary, files: Some(bundle()) }
+}
+
 /// Every kind of event.
 pub(crate) fn events() -> Vec<Event> {
     let outcome = |member, attempt| JobOutcome { member, attempt, ending: Ending::Exited { code: 0 } };
@@ -182,6 +203,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::MemberLabelled { node: node(8), labels: BTreeMap::from([(text("rack"), text("b"))]) },
         Event::MemberDrained { node: node(8), drained: true },
         Event::SecretRotated { number: 2 },
+        Event::AttemptTracked { attempt: attempt(), tracked: Box::new(tracked()) },
         Event::Unknown(Frame { kind: 999, version: 3, body: vec![1, 2, 3] }),
     ]
 }
