@@ -8,7 +8,9 @@ pub mod exec;
 pub mod http;
 pub mod net;
 pub mod node;
+pub mod sdk;
 pub mod store;
+pub mod track;
 
 #[cfg(test)]
 #[path = "../../proto/tests/words/harness/mod.rs"]

@@ -217,7 +217,7 @@ fn job_text(job: &JobWord) -> String {
         ("after", after.join("\n")),
         ("env", pairs(&job.env)),
         ("secrets", job.secrets.iter().cloned().collect::<Vec<_>>().join(" ")),
-        ("params", job.params.clone()),
+        ("params", job.params_json.clone()),
         ("timeout", if job.timeout_s == 0 { String::new() } else { length(job.timeout_s * 1_000) }),
         ("retries", count(job.retries)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),

@@ -18,7 +18,8 @@ use super::words::explain::{ExplanationWord, NodeLacks};
 use super::words::job::{AttemptWord, Counts, JobLine, JobWord, StateWord};
 use super::words::node::{AcceptingWord, GpuWord, NodeRef, NodeWord, PresenceWord};
 use super::words::submit::{AfterWord, EnvironmentWord};
-use crate::node::ViewSnapshot;
+use super::words::track::TrackedWord;
+use crate::node::{ViewSnapshot, told};
 
 /// Names of nodes, also of those that are gone.
 #[derive(Clone, Debug, Default)]
@@ -171,6 +172,9 @@ pub(crate) fn job_line(
         line.started_unix_ms = started(attempt);
         line.ended_unix_ms = finished.map(|finished| finished.ended_unix_ms);
     }
+    if let Some((_, AttemptRecord { tracked: Some(tracked), .. })) = told::counted(job) {
+        line.told = TrackedWord::from(&tracked.summary);
+    }
     if let Some(outcome) = &job.outcome {
         line.ending = Some(EndingWord::from(&outcome.ending));
         line.ended_unix_ms = line.ended_unix_ms.or(Some(outcome.hlc.unix_ms));
@@ -237,7 +241,8 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
         on_lost: spec.on_lost.into(),
         priority: spec.priority,
         after: after(spec),
-        params: spec.params_json.clone(),
+        params_json: spec.params_json.clone(),
+        artifacts: Vec::new(),
         bundle: spec.bundle.map(bundle),
         environment: spec.environment.as_ref().map(|environment| EnvironmentWord {
             path: environment.path.clone(),

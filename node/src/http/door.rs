@@ -50,6 +50,12 @@ pub struct ApiFile {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
+    /// The API's Unix socket; absent: its path would be too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// This program, for programs that call it.
+    #[serde(default)]
+    pub binary: PathBuf,
 }
 
 /// The API's listeners, open.
@@ -145,7 +151,14 @@ impl Door {
     pub fn publish(&mut self) -> Result<(), DoorError> {
         self.unix = self.open_socket()?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let file = ApiFile { addr: self.addr.to_string(), token: self.token.clone(), version, pid: std::process::id() };
+        let file = ApiFile {
+            addr: self.addr.to_string(),
+            token: self.token.clone(),
+            version,
+            pid: std::process::id(),
+            socket: self.socket(),
+            binary: std::env::current_exe().unwrap_or_default(),
+        };
         file.write(&self.home.api())
     }
 
@@ -325,7 +338,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = Home::new(dir.path()).api();
         let (addr, token) = ("127.0.0.1:4681".to_owned(), "0f".repeat(32));
-        let file = ApiFile { addr, token, version: "0.1.0".to_owned(), pid: 4_711 };
+        let file =
+            ApiFile { addr, token, version: "0.1.0".to_owned(), pid: 4_711, socket: None, binary: "/bin/fnode".into() };
         file.write(&path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         check("http.ApiFile", &[Sample::text("api.json", &file, &text)]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use proto::core_io::{Answer, News, Now, RequestId, StoreTicket};
 use proto::entry::VerifiedEntry;
-use proto::event::Event;
+use proto::event::{Event, Mark};
 use proto::job::BundleRef;
 use proto::keeping::Left;
 use proto::log::{EntryRange, VersionVector};
@@ -29,10 +29,12 @@ use super::handle::{Command, NodeNews, Shared, ViewSnapshot, unix_ms};
 use super::machine::Machine;
 use super::peers::Peers;
 use super::start::{CommandInbox, dialable};
+use super::tracking::Update;
 use crate::exec::client::{RunnerEvent, RunnerEvents};
 use crate::exec::protocol::ShutdownWhen;
 use crate::net::{NetEvent, NetEvents};
 use crate::store::{Committed, StoreError};
+use crate::track::TagChange;
 
 /// Inputs taken in one turn before effects are looked after: fairness between the sources.
 const BATCH_MAX: usize = 256;
@@ -87,12 +89,30 @@ enum Waiting {
 
 /// Results of the loop's own side work. Unbounded: each answers one effect of the core.
 pub(super) enum Inner {
-    Stored { ticket: StoreTicket, result: Result<Committed, StoreError>, entries: Vec<VerifiedEntry> },
-    Fetched { position: proto::entry::Position, bundle: BundleRef, complete: bool },
-    Kept { left: Box<Left>, complete: bool },
+    Stored {
+        ticket: StoreTicket,
+        result: Result<Committed, StoreError>,
+        entries: Vec<VerifiedEntry>,
+    },
+    Fetched {
+        position: proto::entry::Position,
+        bundle: BundleRef,
+        complete: bool,
+    },
+    /// What a job told of itself.
+    Told(Update),
+    Kept {
+        left: Box<Left>,
+        complete: bool,
+    },
     Reviewed(Vec<Left>),
     Capacity(Box<proto::Capacity>),
-    Verified { from: NodeId, entries: Vec<VerifiedEntry>, fresh: bool, more: bool },
+    Verified {
+        from: NodeId,
+        entries: Vec<VerifiedEntry>,
+        fresh: bool,
+        more: bool,
+    },
 }
 
 impl Actor {
@@ -281,10 +301,33 @@ impl Actor {
     }
 
     fn tell(&mut self, told: Vec<Told>) {
-        self.state.inputs.extend(told.into_iter().map(|told| match told {
-            Told::Started { attempt, started_unix_ms } => Input::Started { attempt, started_unix_ms },
-            Told::Ended(Collected { finished, inline }) => Input::Ended { finished, inline },
-        }));
+        for told in told {
+            match told {
+                Told::Started { attempt, started_unix_ms } => {
+                    self.state.inputs.push(Input::Started { attempt, started_unix_ms });
+                }
+                Told::Ended(Collected { finished, inline, told }) => {
+                    // Before its end: who sees that it ended sees all that it told.
+                    told.into_iter().for_each(|update| self.write_told(update));
+                    self.state.inputs.push(Input::Ended { finished, inline });
+                }
+            }
+        }
+    }
+
+    /// What a job told of itself goes into the log.
+    fn write_told(&mut self, Update { attempt, tracked, tags, .. }: Update) {
+        let mark = |tag: TagChange| match tag.value {
+            Some(value) => Mark::Tagged { key: tag.key, value },
+            None => Mark::Untagged { key: tag.key },
+        };
+        let marks = tags.into_iter().map(|tag| Event::Marked { job: attempt.job, mark: mark(tag) });
+        let tracked = tracked.map(|tracked| Event::AttemptTracked { attempt, tracked: Box::new(tracked) });
+        for event in marks.chain(tracked) {
+            self.state.requests += 1;
+            let request = RequestId(self.state.requests);
+            self.state.inputs.push(Input::Write { request, event });
+        }
     }
 
     async fn on_command(&mut self, command: Command) {
@@ -502,6 +545,7 @@ impl Actor {
             Inner::Fetched { position, bundle, complete } => {
                 self.state.inputs.push(Input::Fetched { position, bundle, complete })
             }
+            Inner::Told(update) => self.write_told(update),
             Inner::Kept { left, complete } => self.state.inputs.push(Input::Kept { left, complete }),
             Inner::Reviewed(left) => self.state.inputs.push(Input::Reviewed(left)),
             Inner::Capacity(capacity) => self.state.inputs.push(Input::Capacity(capacity)),

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::NodeId;
+use proto::{AttemptId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::handle::Shared;
 use super::tail::{read_word, write_word};
+use super::told::POINTS_MAX;
 use crate::net::BulkProtocol;
+use crate::track::Page;
 
 /// A node that does not answer by then is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -21,6 +23,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 pub(super) enum Question {
     /// The values of these secrets: a job that names them starts at the asker.
     Secrets(Vec<String>),
+    /// Points of a metric of an attempt that runs there.
+    Series { attempt: AttemptId, metric: String, after: u64, points: u32 },
 }
 
 /// Its answer.
@@ -28,6 +32,8 @@ pub(super) enum Question {
 pub(super) enum Answer {
     /// Those that are kept there.
     Secrets(BTreeMap<String, String>),
+    /// `None`: it does not run there, or told nothing of it.
+    Series(Option<Page>),
 }
 
 /// Asks `node`; `None`: it did not answer in time.
@@ -48,6 +54,12 @@ where
     while let Ok(question) = read_word::<Question>(&mut stream).await {
         let answer = match question {
             Question::Secrets(names) => Answer::Secrets(shared.secrets.known(&names)),
+            Question::Series { attempt, metric, after, points } => {
+                let shared = shared.clone();
+                let points = (points as usize).min(POINTS_MAX);
+                let read = move || shared.tracks.page(attempt, &metric, after, points);
+                Answer::Series(tokio::task::spawn_blocking(read).await.unwrap_or_default())
+            }
         };
         if write_word(&mut stream, &answer).await.is_err() {
             return;

@@ -67,6 +67,15 @@ pub(super) enum Told {
     Ended(Collected),
 }
 
+impl Context {
+    /// Follows what an attempt tells of itself, unless it leaves nothing at all.
+    fn track(&self, run: &Run) {
+        if !prepare::is_bare(&run.spec) {
+            self.shared.tracks.begin(&self.shared.home, run.attempt);
+        }
+    }
+}
+
 impl Attempts {
     /// `done` receives what [`Self::on_done`] must be given; it is bounded by the attempts in the table.
     pub(super) fn new(context: Context, runner: RunnerHandle, done: mpsc::UnboundedSender<Done>) -> Self {
@@ -104,6 +113,7 @@ impl Attempts {
             });
             Stage::Preparing(task.abort_handle())
         };
+        self.context.track(&run);
         self.table.insert(attempt, Live { run, stage });
     }
 
@@ -125,6 +135,7 @@ impl Attempts {
 
     fn end_unstarted(&mut self, attempt: AttemptId, ending: Ending) -> Told {
         self.table.remove(&attempt);
+        self.context.shared.tracks.end(attempt);
         let dir = prepare::attempt_dir(&self.context.shared.home, attempt);
         tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir));
         Told::Ended(never_started(attempt, ending).into())
@@ -226,6 +237,7 @@ impl Attempts {
                 reservation: run.reservation.clone(),
                 started_unix_ms,
             });
+            self.context.track(&run);
             self.table.insert(attempt, Live { run: Arc::new(run), stage: Stage::Ordered });
             if let Some(ended) = ended {
                 self.on_ended(ended, told);

@@ -51,12 +51,17 @@ impl BlobLink {
             .map_err(|_| NodeError::Unreachable(format!("blob {}", first.short())))
     }
 
+    /// Gets a manifest alone.
+    pub(super) async fn fetch_manifest(&self, id: ContentId, providers: &[NodeId]) -> Result<Manifest, NodeError> {
+        self.fetch_wanted(vec![Wanted { id, size: None }], providers).await?;
+        let blobs = self.blobs.clone();
+        let read = tokio::task::spawn_blocking(move || read_manifest(&blobs, id)).await;
+        read.map_err(|_| NodeError::Closing)?
+    }
+
     /// Gets a manifest and all its files.
     pub(super) async fn fetch_bundle(&self, manifest: ContentId, providers: &[NodeId]) -> Result<Manifest, NodeError> {
-        self.fetch_wanted(vec![Wanted { id: manifest, size: None }], providers).await?;
-        let blobs = self.blobs.clone();
-        let read = tokio::task::spawn_blocking(move || read_manifest(&blobs, manifest)).await;
-        let files = read.map_err(|_| NodeError::Closing)??;
+        let files = self.fetch_manifest(manifest, providers).await?;
         if !self.blobs.is_whole(manifest) {
             let wanted = files.contents().map(|(id, size)| Wanted { id, size: Some(size) }).collect();
             self.fetch_wanted(wanted, providers).await?;

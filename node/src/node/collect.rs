@@ -9,6 +9,7 @@ use proto::job::BundleRef;
 
 use super::attempts::{Context, finished};
 use super::handle::Shared;
+use super::tracking::{self, Update};
 use super::{bundle, prepare, tail};
 use crate::exec::protocol::Ended;
 
@@ -19,12 +20,14 @@ const OUTPUTS_MAX_BYTES: u64 = 8 << 30;
 pub(super) struct Collected {
     pub(super) finished: Box<AttemptFinished>,
     pub(super) inline: Vec<Vec<u8>>,
+    /// What it told of itself in the end.
+    pub(super) told: Option<Update>,
 }
 
 impl From<AttemptFinished> for Collected {
     /// Of one that left nothing.
     fn from(finished: AttemptFinished) -> Self {
-        Self { finished: Box::new(finished), inline: Vec::new() }
+        Self { finished: Box::new(finished), inline: Vec::new(), told: None }
     }
 }
 
@@ -34,10 +37,12 @@ pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Colle
     let mut collected = Collected::from(finished(ended));
     let work = move || {
         let outputs = outputs(&shared, &run);
-        (outputs, log(&shared, &run))
+        let told = tracking::seal(&shared, run.attempt);
+        (outputs, log(&shared, &run), told)
     };
-    if let Ok((outputs, log)) = tokio::task::spawn_blocking(work).await {
+    if let Ok((outputs, log, told)) = tokio::task::spawn_blocking(work).await {
         collected.finished.outputs = outputs;
+        collected.told = told;
         if let Some((log, inline)) = log {
             collected.finished.log = Some(log);
             collected.inline = inline;

@@ -32,19 +32,20 @@ const BATCH: usize = 500;
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     log: Option<ContentId>,
-    outputs: Option<ContentId>,
+    bundles: Vec<ContentId>,
 }
 
 impl Question {
     fn about(left: &Left) -> Self {
-        Self { log: left.log.as_ref().map(|log| log.content), outputs: left.outputs.map(|outputs| outputs.manifest) }
+        let bundles = left.outputs.iter().chain(&left.tracked).map(|bundle| bundle.manifest).collect();
+        Self { log: left.log.as_ref().map(|log| log.content), bundles }
     }
 
     /// Everything that was asked for, when all of it is here.
     fn found(&self, blobs: &BlobStore) -> Option<Vec<ContentId>> {
         let mut found: Vec<ContentId> = self.log.into_iter().collect();
-        if let Some(outputs) = self.outputs {
-            found.extend(contents(outputs, &read_manifest(blobs, outputs).ok()?));
+        for &bundle in &self.bundles {
+            found.extend(contents(bundle, &read_manifest(blobs, bundle).ok()?));
         }
         found.iter().all(|&content| blobs.has(content).is_some()).then_some(found)
     }
@@ -66,8 +67,8 @@ pub(super) async fn keep(
     if let Some(log) = &left.log {
         shared.blob_link.fetch(&[(log.content, log.size)], providers).await?;
     }
-    if let Some(outputs) = left.outputs {
-        shared.blob_link.fetch_bundle(outputs.manifest, providers).await?;
+    for bundle in left.outputs.iter().chain(&left.tracked) {
+        shared.blob_link.fetch_bundle(bundle.manifest, providers).await?;
     }
     let (blobs, question) = (shared.blobs.clone(), Question::about(left));
     let sync = move || match question.found(&blobs) {

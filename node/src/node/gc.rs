@@ -157,6 +157,9 @@ fn kept(group: &GroupRecord) -> bool {
 }
 
 fn add_job(blobs: &BlobStore, job: &JobRecord, needed: &mut BTreeSet<ContentId>) {
+    for tracked in job.attempts.values().filter_map(|attempt| attempt.tracked.as_ref()?.files) {
+        add_bundle(blobs, tracked.manifest, needed);
+    }
     for finished in job.attempts.values().filter_map(|attempt| attempt.finished.as_ref()) {
         needed.extend(finished.log.iter().map(|log| log.content));
         if let Some(outputs) = finished.outputs {

@@ -2,6 +2,7 @@
 //! within a bounded time, also while the node closes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +23,12 @@ use super::copies;
 use super::home::Home;
 use super::secrets::Secrets;
 use super::tail::{self, LogChunk};
+use super::told;
+use super::tracking::Tracks;
 use crate::blobs::BlobStore;
 use crate::net::NetHandle;
 use crate::store::{GroupFilter, ProjectSummary, Store, StoreError};
+use crate::track::Page;
 
 /// A request that is not answered by then is given up: well past every grace of the core.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -47,6 +51,11 @@ pub(super) struct Shared {
     pub(super) blob_link: BlobLink,
     pub(super) net: NetHandle,
     pub(super) secrets: Secrets,
+    pub(super) tracks: Tracks,
+    /// What goes on the path of every job's Python; `None`: it could not be written.
+    pub(super) sdk: Option<PathBuf>,
+    /// This program, for jobs that submit jobs.
+    pub(super) exe: PathBuf,
     pub(super) news: broadcast::Sender<NodeNews>,
 }
 
@@ -408,6 +417,32 @@ impl NodeHandle {
     pub async fn fetch_bundle(&self, manifest: ContentId) -> Result<proto::Manifest, NodeError> {
         let providers = self.providers().await?;
         self.shared.blob_link.fetch_bundle(manifest, &providers).await
+    }
+
+    /// Gets a manifest alone onto this node.
+    ///
+    /// # Errors
+    /// [`NodeError::Unreachable`].
+    pub async fn fetch_manifest(&self, manifest: ContentId) -> Result<proto::Manifest, NodeError> {
+        let providers = self.providers().await?;
+        self.shared.blob_link.fetch_manifest(manifest, &providers).await
+    }
+
+    /// Points of one metric of a job from number `after` on, at most about `points`; where there are more, of each
+    /// stretch the lowest and the highest. `None`: the job told none of that name. Works from any node.
+    ///
+    /// # Errors
+    /// [`NodeError::Unreachable`].
+    pub async fn series(&self, job: JobId, metric: &str, after: u64, points: usize) -> Result<Option<Page>, NodeError> {
+        told::series(self, job, metric, after, points).await
+    }
+
+    /// Path, content id and size of each file of a job's artifacts, as far as they are stored.
+    ///
+    /// # Errors
+    /// [`NodeError::Unreachable`].
+    pub async fn artifacts(&self, record: &JobRecord) -> Result<Vec<(String, ContentId, u64)>, NodeError> {
+        told::artifacts(self, record).await
     }
 
     /// Gets one blob onto this node.

@@ -85,6 +85,12 @@ impl Home {
         self.0.join("jobs")
     }
 
+    /// The Python package that jobs import, a directory per version.
+    #[must_use]
+    pub fn sdk(&self) -> PathBuf {
+        self.0.join("sdk")
+    }
+
     /// What jobs keep between their attempts, a directory each.
     #[must_use]
     pub fn checkpoints(&self) -> PathBuf {

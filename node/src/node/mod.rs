@@ -22,6 +22,8 @@ mod prepare;
 mod secrets;
 mod start;
 mod tail;
+pub(crate) mod told;
+pub(crate) mod tracking;
 
 pub use cluster::{Cluster, ClusterError};
 pub use config::{API_PORT, Config, P2P_PORT};

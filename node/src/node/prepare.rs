@@ -17,6 +17,7 @@ use super::ask::{Answer, Question, ask};
 use super::attempts::{Context, STOP_GRACE};
 use super::handle::{NodeError, Shared};
 use super::home::Home;
+use super::tracking;
 use crate::blobs::{BlobStore, UnpackError};
 use crate::exec::environment::{EnvironmentError, Kind, Wanted};
 use crate::exec::protocol::{Output, StartOrder};
@@ -84,7 +85,7 @@ pub(super) fn is_simple(spec: &GroupSpec) -> bool {
 }
 
 /// Whether it also leaves nothing: then one directory is all it gets, made and removed in no time.
-fn is_bare(spec: &GroupSpec) -> bool {
+pub(super) fn is_bare(spec: &GroupSpec) -> bool {
     is_simple(spec) && !spec.capture && !spec.keep_outputs
 }
 
@@ -267,6 +268,10 @@ fn variables(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> BTr
     set("FNODE_EPOCH", run.attempt.epoch.to_string());
     set("FNODE_PROJECT", spec.project.clone());
     set("FNODE_USER", spec.user.clone());
+    set("FNODE_BIN", shared.exe.display().to_string());
+    set("FOUNDATIONS_JOB_ID", run.attempt.job.to_string());
+    set("FOUNDATIONS_PROJECT_NAME", spec.project.clone());
+    set("FOUNDATIONS_USER", spec.user.clone());
     set("FNODE_NODE", shared.name.clone());
     set("FNODE_JOB_CPUS", (spec.requirement.cpu_milli.div_ceil(1_000)).to_string());
     if let Member::Index(index) = run.attempt.job.member {
@@ -274,6 +279,8 @@ fn variables(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> BTr
     }
     if !is_bare(spec) {
         set("FNODE_CHECKPOINT_DIR", checkpoint_dir(&shared.home, run).display().to_string());
+        set("FNODE_TRACK", tracking::track_path(&shared.home, run.attempt).display().to_string());
+        set("FNODE_ARTIFACTS_DIR", tracking::artifacts_dir(&shared.home, run.attempt).display().to_string());
     }
     // Also when none is leased: a job sees only what it was given.
     let gpus: Vec<&str> = run.reservation.gpus.iter().map(String::as_str).collect();
@@ -281,6 +288,13 @@ fn variables(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> BTr
     set("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
     env.extend(extra);
     env.extend(spec.env.clone());
+    if let Some(sdk) = &shared.sdk {
+        // Behind what the job brings: its own copy of the package wins.
+        let sdk = sdk.display().to_string();
+        let path = env.get("PYTHONPATH").filter(|path| !path.is_empty());
+        let path = path.map_or_else(|| sdk.clone(), |path| format!("{path}:{sdk}"));
+        env.insert("PYTHONPATH".to_owned(), path);
+    }
     env
 }
 

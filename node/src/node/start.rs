@@ -24,6 +24,7 @@ use super::home::Home;
 use super::machine::Machine;
 use super::peers::Peers;
 use super::secrets::Secrets;
+use super::tracking::{self, Tracks};
 use crate::blobs::{BlobError, BlobStore};
 use crate::exec::client::{RunnerError, RunnerHandle, RunnerLaunch};
 use crate::exec::environment::{EnvironmentError, Environments};
@@ -145,6 +146,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let machine = Machine::probe(caps, config.home.dir(), labels);
     let blobs = BlobStore::open(&config.home.blobs())?;
     let (news, _) = broadcast::channel(NEWS_MAX);
+    let mut notices = recovered.notices.clone();
+    // Jobs that do not import it run all the same.
+    let sdk = crate::sdk::unpack(&config.home.sdk());
+    let sdk = sdk.map_err(|error| notices.push(format!("jobs cannot import foundations: {error}"))).ok();
     let shared = Arc::new(Shared {
         home: config.home.clone(),
         me,
@@ -155,6 +160,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         store,
         net,
         secrets: Secrets::new(config.home.secrets()),
+        tracks: Tracks::default(),
+        sdk,
+        exe: config.exe.clone(),
         news,
     });
     tokio::spawn(serve_bulk(shared.clone(), bulk));
@@ -163,7 +171,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (commands, command_inbox) = mpsc::channel(COMMANDS_MAX);
     let (done, done_inbox) = mpsc::unbounded_channel();
     let removed = removed_members(&recovered);
-    let notices = recovered.notices.clone();
     let addrs = dialable(&shared);
     let core = Core::new(Boot {
         identity: Signer::from_seed(seed),
@@ -193,6 +200,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         state: State::default(),
         shared: shared.clone(),
     };
+    tokio::spawn(tracking::watch(shared.clone(), actor.inner.0.clone()));
     let ended = tokio::spawn(actor.run());
     let handle = NodeHandle { commands, shared };
     tokio::spawn(super::gc::keep_house(handle.clone(), config.retention));
@@ -208,6 +216,7 @@ fn make_home(home: &Home) -> Result<(), StartError> {
     make(home.dir().to_owned())?;
     make(home.run())?;
     make(home.jobs())?;
+    make(home.sdk())?;
     make(home.checkpoints())
 }
 

@@ -7,7 +7,7 @@ use std::path::Path as FilePath;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use proto::blob::FileKind;
@@ -21,7 +21,7 @@ use crate::http::refusal::{Raw, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::blob::{BlobAnswer, BundleAnswer, OutputFile, OutputKind, Outputs};
 use crate::http::words::error::{ErrorCode, ErrorWord};
-use crate::node::Home;
+use crate::node::{Home, NodeHandle};
 
 /// Up to here an uploaded blob is held in memory, above in a file.
 const IN_MEMORY_MAX: usize = 1 << 20;
@@ -134,15 +134,24 @@ fn content_id(text: &str) -> Result<ContentId, Refusal> {
 }
 
 pub(crate) async fn get(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Result<Response, Refusal> {
-    let id = content_id(&id)?;
-    let blobs = api.node.blobs().clone();
+    respond(&api.node, content_id(&id)?, "application/octet-stream").await
+}
+
+/// A blob that is here, as an answer of this media type.
+pub(crate) async fn respond(node: &NodeHandle, id: ContentId, media_type: &str) -> Result<Response, Refusal> {
+    let blobs = node.blobs().clone();
     let (file, size) = blocking(move || {
         let size = blobs.has(id).ok_or(BlobError::Missing(id))?;
         Ok::<_, BlobError>((blobs.open_blob(id)?, size))
     })
     .await?;
     let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), CHUNK);
-    let headers = [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, size.to_string())];
+    // Files are shown as what they are said to be, and never run as something else.
+    let headers = [
+        (CONTENT_TYPE, media_type.to_owned()),
+        (CONTENT_LENGTH, size.to_string()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 

@@ -12,7 +12,7 @@ use proto::record::{GroupRecord, JobRecord};
 use proto::{GroupId, JobId, Member, NodeId};
 use tokio::time::Instant;
 
-use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, view};
+use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, track, view};
 use crate::http::describe::{self, Names};
 use crate::http::refusal::{Asked, Given, Refusal, blocking};
 use crate::http::routes::Shared;
@@ -272,6 +272,8 @@ pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Pat
     let id = job_id(&api.node, &id).await?;
     let (group, job) = job_records(&api.node, id).await?;
     let mut word = word(&api.node, id, &group, job.as_ref()).await?;
+    // A node that is gone may have them: the rest of the record is no less true.
+    word.artifacts = track::of(&api.node, job.as_ref()).await.unwrap_or_default();
     if let Some(left) = job.as_ref().and_then(|job| Left::of(id, job)) {
         let holders = api.node.holders_of(&left).await?;
         let (_, names) = view(&api.node).await?;

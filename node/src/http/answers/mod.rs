@@ -9,6 +9,7 @@ pub(crate) mod nodes;
 pub(crate) mod projects;
 pub(crate) mod secrets;
 pub(crate) mod submit;
+pub(crate) mod track;
 
 use proto::record::{GroupRecord, JobRecord};
 use proto::{JobId, Member, NodeId};

@@ -10,6 +10,7 @@ use super::blob::BundleWord;
 use super::ending::EndingWord;
 use super::node::NodeRef;
 use super::submit::{AfterWord, EnvironmentWord, OnLostWord};
+use super::track::{ArtifactWord, TrackedWord};
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -91,6 +92,9 @@ pub struct JobLine {
     /// Tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// What it told of itself.
+    #[serde(flatten)]
+    pub told: TrackedWord,
 }
 
 /// A page of jobs.
@@ -185,9 +189,9 @@ pub struct JobWord {
     /// Jobs that must have ended first.
     #[serde(default)]
     pub after: Vec<AfterWord>,
-    /// Its parameters, JSON text; empty: none.
+    /// The parameters that it was submitted with, JSON text; empty: none.
     #[serde(default)]
-    pub params: String,
+    pub params_json: String,
     /// The directory that it runs in; none: an empty one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<BundleWord>,
@@ -210,6 +214,9 @@ pub struct JobWord {
     /// Free text.
     #[serde(default)]
     pub note: String,
+    /// Files that it gave names, as far as they are stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<ArtifactWord>,
     /// Every execution, the oldest first; empty for an array as a whole.
     #[serde(default)]
     pub attempts: Vec<AttemptWord>,
@@ -398,7 +405,7 @@ mod tests {
             r#""ending":{"reason":"exited","exit_code":1,"text":"exit code 1"},"provisional":false,"archived":false,"tags":{},"#,
             r#""cpu_milli":1000,"memory_bytes":0,"gpus":0,"gpu_memory_bytes":0,"python":"","labels":{},"nodes":[],"#,
             r#""data":[],"env":{},"secrets":[],"indices":"","timeout_s":0,"retries":0,"on_lost":"rerun","#,
-            r#""priority":0,"after":[],"params":"","stop_wished":false,"kept":false,"note":"","attempts":[]}"#,
+            r#""priority":0,"after":[],"params_json":"","stop_wished":false,"kept":false,"note":"","attempts":[]}"#,
         );
         assert_eq!(serde_json::to_string(&job).unwrap(), golden);
         assert_eq!(serde_json::from_str::<JobWord>(golden).unwrap(), job);

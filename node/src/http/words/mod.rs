@@ -12,6 +12,7 @@ pub mod job;
 pub mod node;
 pub mod project;
 pub mod submit;
+pub mod track;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,0 +1,191 @@
+//! What a job told of itself, as the API names it.
+
+use std::collections::BTreeMap;
+
+use proto::track::{Float, MetricSummary, Scalar, Summary};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// A job's own word: parameters, metrics, artifacts. What it did not tell is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TrackedWord {
+    /// Parameters that it logged.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<String, Value>,
+    /// The parameters file as it loaded it; an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_params: Option<Value>,
+    /// Metrics by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, MetricWord>,
+    /// The exception that it ended with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorWord>,
+    /// What it says of its interpreter, packages and code; an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Value>,
+    /// Parameters, metrics and artifacts that did not fit, and lines that could not be read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u32,
+}
+
+/// A metric without its points. Values are numbers, `true`, `false`, text, or `{"f": "nan" | "inf" | "-inf"}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MetricWord {
+    /// The last value.
+    pub last: Value,
+    /// The first value.
+    pub first: Value,
+    /// The smallest number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Value>,
+    /// The largest number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Value>,
+    /// How many points there are.
+    pub count: u64,
+    /// Step of the last point.
+    pub step: i64,
+    /// When the last point was told.
+    pub at_unix_ms: u64,
+}
+
+/// The exception that a job ended with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorWord {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its text.
+    pub exception: String,
+    /// Its traceback.
+    pub traceback: Vec<String>,
+}
+
+/// `GET /jobs/{id}/series/{key}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SeriesQuery {
+    /// About so many at most, 2 to 5,000; 0: 2,000. Of a longer series each stretch shows its lowest and highest.
+    pub points: u32,
+    /// Only points after the first so many.
+    pub after: u64,
+}
+
+/// Points of one metric.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SeriesWord {
+    /// The metric.
+    pub key: String,
+    /// How many points it has in all.
+    pub count: u64,
+    /// `[step, seconds since 1970, value]`, in order.
+    pub points: Vec<(i64, f64, Value)>,
+}
+
+/// Files that a job gave names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Artifacts {
+    /// By path.
+    pub artifacts: Vec<ArtifactWord>,
+}
+
+/// One file of a job's artifacts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ArtifactWord {
+    /// The job's name for it, or for the directory that it is in.
+    pub key: String,
+    /// Its path below the artifacts.
+    pub filename: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Content id.
+    pub content: String,
+    /// `image`, `audio`, `text` or `unknown`, by its name.
+    pub artifact_type: String,
+    /// Media type.
+    pub mime: String,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// A number as JSON; what JSON has no number for is an object.
+#[must_use]
+pub fn number(value: f64) -> Value {
+    match serde_json::Number::from_f64(value) {
+        // Whole numbers are written as such.
+        Some(_) if value.fract() == 0.0 && value.abs() < 9e15 => Value::from(value as i64),
+        Some(number) => Value::Number(number),
+        None => {
+            let name = if value.is_nan() {
+                "nan"
+            } else if value > 0.0 {
+                "inf"
+            } else {
+                "-inf"
+            };
+            serde_json::json!({ "f": name })
+        }
+    }
+}
+
+fn scalar(value: &Scalar) -> Value {
+    match value {
+        Scalar::Number(value) => number(value.get()),
+        Scalar::Bool(value) => Value::Bool(*value),
+        Scalar::Text(text) => Value::String(text.clone()),
+    }
+}
+
+/// JSON text that the job wrote; `None`: it is none, or empty.
+fn json(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok()
+}
+
+impl From<&MetricSummary> for MetricWord {
+    fn from(metric: &MetricSummary) -> Self {
+        let bound = |pick: fn((Float, Float)) -> Float| metric.range.map(|range| number(pick(range).get()));
+        Self {
+            last: scalar(&metric.last),
+            first: scalar(&metric.first),
+            min: bound(|(low, _)| low),
+            max: bound(|(_, high)| high),
+            count: metric.count,
+            step: metric.step,
+            at_unix_ms: metric.at_unix_ms,
+        }
+    }
+}
+
+impl From<&Summary> for TrackedWord {
+    fn from(summary: &Summary) -> Self {
+        Self {
+            params: summary.params.iter().filter_map(|(name, text)| Some((name.clone(), json(text)?))).collect(),
+            input_params: json(&summary.input_params),
+            metrics: summary.metrics.iter().map(|(name, metric)| (name.clone(), metric.into())).collect(),
+            error: summary.error.as_ref().map(|error| ErrorWord {
+                kind: error.kind.clone(),
+                exception: error.message.clone(),
+                traceback: error.traceback.clone(),
+            }),
+            record: json(&summary.record),
+            left_out: summary.left_out,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_json_has_no_number_for_is_told_all_the_same() {
+        let told = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.5, 3.0, -0.0, 1e300].map(number);
+        let texts = told.map(|value| value.to_string());
+        assert_eq!(texts[..3], [r#"{"f":"nan"}"#, r#"{"f":"inf"}"#, r#"{"f":"-inf"}"#]);
+        assert_eq!((texts[3].as_str(), texts[4].as_str(), texts[6].as_str()), ("0.5", "3", "1e+300"));
+    }
+}

@@ -1,0 +1,230 @@
+//! Track files of the attempts on this node: read while these run, told to the log in summaries, sealed at their end.
+//! Points stay here until then; who wants to see them asks this node.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use proto::blob::FileKind;
+use proto::codec;
+use proto::job::BundleRef;
+use proto::record::{AttemptKey, Record, RecordKey};
+use proto::track::Tracked;
+use proto::{AttemptId, Manifest, ManifestFile};
+use tokio::sync::mpsc;
+
+use super::actor::Inner;
+use super::bundle::contents;
+use super::handle::Shared;
+use super::home::Home;
+use super::prepare::attempt_dir;
+use crate::track::{Page, Reader, Sealed, SeriesError, TagChange};
+
+/// Track files are looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A change is told to the log after this at the earliest …
+const TELL_MIN: Duration = Duration::from_secs(1);
+/// … and, of an attempt that has run long, after this: nobody watches the second day second by second.
+const TELL_MAX: Duration = Duration::from_secs(30);
+/// Artifacts of an attempt that runs are stored at most this often.
+const STORE_EVERY: Duration = Duration::from_secs(5);
+/// Artifacts beyond this are left out.
+const ARTIFACTS_MAX_BYTES: u64 = 64 << 30;
+/// The file of points in the bundle of what an attempt told.
+pub(crate) const SERIES_FILE: &str = "series";
+/// Where in it the artifacts are.
+pub(crate) const ARTIFACTS_DIR: &str = "artifacts";
+
+/// The track files that are being read.
+#[derive(Default)]
+pub(super) struct Tracks(Mutex<BTreeMap<AttemptId, Arc<Mutex<Live>>>>);
+
+/// One of them.
+struct Live {
+    reader: Reader,
+    revision: u32,
+    began: Instant,
+    told: Option<Instant>,
+    stored: Option<Instant>,
+    is_dirty: bool,
+    artifacts_dirty: bool,
+    files: Option<BundleRef>,
+}
+
+/// What an attempt told since the last time.
+pub(super) struct Update {
+    pub(super) attempt: AttemptId,
+    pub(super) tracked: Option<Tracked>,
+    pub(super) tags: Vec<TagChange>,
+    /// What a script that is no child of the runner ended with, if it said so.
+    pub(super) exit: Option<i32>,
+}
+
+/// The file that a job writes its lines to.
+pub(super) fn track_path(home: &Home, attempt: AttemptId) -> PathBuf {
+    attempt_dir(home, attempt).join("track")
+}
+
+/// Where a job puts its artifacts.
+pub(super) fn artifacts_dir(home: &Home, attempt: AttemptId) -> PathBuf {
+    attempt_dir(home, attempt).join(ARTIFACTS_DIR)
+}
+
+/// Points go to a file of their own, `sealed` or not: a live reader may still write to its own.
+fn reader(home: &Home, attempt: AttemptId, points: &str) -> Reader {
+    Reader::new(&track_path(home, attempt), &attempt_dir(home, attempt).join(points))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tracks {
+    /// Reads the track file of `attempt` from now on, once it is there.
+    pub(super) fn begin(&self, home: &Home, attempt: AttemptId) {
+        let live = || Live {
+            reader: reader(home, attempt, "points"),
+            revision: 0,
+            began: Instant::now(),
+            told: None,
+            stored: None,
+            is_dirty: false,
+            artifacts_dirty: false,
+            files: None,
+        };
+        lock(&self.0).entry(attempt).or_insert_with(|| Arc::new(Mutex::new(live())));
+    }
+
+    /// Nothing of `attempt` is read any more.
+    pub(super) fn end(&self, attempt: AttemptId) {
+        lock(&self.0).remove(&attempt);
+    }
+
+    /// Points of a series of an attempt that runs here; `None`: it does not, or told nothing of it. Blocks.
+    pub(super) fn page(&self, attempt: AttemptId, key: &str, after: u64, points: usize) -> Option<Page> {
+        let live = lock(&self.0).get(&attempt).cloned()?;
+        let mut live = lock(&live);
+        // What was written a moment ago is wanted, too.
+        let read = live.reader.read();
+        live.is_dirty |= matches!(read, Ok(true));
+        let page: Result<Option<Page>, SeriesError> = live.reader.page(key, after, points);
+        page.ok().flatten()
+    }
+
+    fn all(&self) -> Vec<(AttemptId, Arc<Mutex<Live>>)> {
+        lock(&self.0).iter().map(|(&attempt, live)| (attempt, live.clone())).collect()
+    }
+}
+
+/// Reads what jobs write and tells the loop, until the node ends.
+pub(super) async fn watch(shared: Arc<Shared>, told: mpsc::UnboundedSender<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let all = shared.tracks.all();
+        if all.is_empty() {
+            continue;
+        }
+        let shared = shared.clone();
+        let look = move || {
+            let updates = all.iter().filter_map(|(attempt, live)| look(&shared, *attempt, &mut lock(live)));
+            updates.collect::<Vec<_>>()
+        };
+        let Ok(updates) = tokio::task::spawn_blocking(look).await else { continue };
+        for update in updates {
+            if told.send(Inner::Told(update)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn look(shared: &Shared, attempt: AttemptId, live: &mut Live) -> Option<Update> {
+    match live.reader.read() {
+        Ok(read) => live.is_dirty |= read,
+        Err(error) => tracing::warn!(%attempt, %error, "a track file cannot be read"),
+    }
+    live.artifacts_dirty |= live.reader.take_artifacts_changed();
+    if live.artifacts_dirty && live.stored.is_none_or(|stored| stored.elapsed() >= STORE_EVERY) {
+        live.artifacts_dirty = false;
+        live.files = store_files(shared, attempt, None);
+        live.stored = Some(Instant::now());
+    }
+    let tags = live.reader.take_tags();
+    let patience = (live.began.elapsed() / 20).clamp(TELL_MIN, TELL_MAX);
+    let is_due = live.is_dirty && live.told.is_none_or(|told| told.elapsed() >= patience);
+    let tracked = is_due.then(|| {
+        live.is_dirty = false;
+        live.told = Some(Instant::now());
+        live.revision = live.revision.max(last_revision(shared, attempt)) + 1;
+        Tracked { revision: live.revision, summary: live.reader.summary().bounded(), files: live.files }
+    });
+    (tracked.is_some() || !tags.is_empty()).then_some(Update { attempt, tracked, tags, exit: None })
+}
+
+/// The revision that the log has: an earlier life of this daemon may have told some.
+fn last_revision(shared: &Shared, attempt: AttemptId) -> u32 {
+    let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: shared.me };
+    match shared.store.record(&RecordKey::Job(attempt.job)) {
+        Ok(Some(Record::Job(record))) => {
+            let tracked = record.attempts.get(&key).and_then(|known| known.tracked.as_ref());
+            tracked.map_or(0, |tracked| tracked.revision)
+        }
+        _ => 0,
+    }
+}
+
+/// What an attempt that has ended told in the end; `None`: nothing. Blocks.
+pub(super) fn seal(shared: &Shared, attempt: AttemptId) -> Option<Update> {
+    shared.tracks.end(attempt);
+    if !track_path(&shared.home, attempt).exists() {
+        return None;
+    }
+    // From the first line once more: whoever still looks at the live one is not disturbed.
+    let Sealed { summary, tags, exit, series } = match reader(&shared.home, attempt, SERIES_FILE).seal() {
+        Ok(sealed) => sealed,
+        Err(error) => {
+            tracing::warn!(%attempt, %error, "a track file cannot be read to its end");
+            return None;
+        }
+    };
+    let files = store_files(shared, attempt, series.as_deref());
+    let revision = last_revision(shared, attempt).saturating_add(1_000);
+    let tracked = Some(Tracked { revision, summary: summary.bounded(), files });
+    Some(Update { attempt, tracked, tags, exit })
+}
+
+/// The points and the artifacts as one bundle, durable when this returns; `None`: there is nothing, or no room.
+fn store_files(shared: &Shared, attempt: AttemptId, series: Option<&Path>) -> Option<BundleRef> {
+    let mut manifest = Manifest::default();
+    let dir = artifacts_dir(&shared.home, attempt);
+    if dir.is_dir() {
+        match shared.blobs.collect_outputs(&dir, None, ARTIFACTS_MAX_BYTES) {
+            Ok(outputs) => {
+                // Half copied ones have a name of their own until they are whole.
+                let whole = outputs.manifest.files.into_iter().filter(|file| !is_part(&file.path));
+                manifest.files = whole
+                    .map(|file| ManifestFile { path: format!("{ARTIFACTS_DIR}/{}", file.path), kind: file.kind })
+                    .collect();
+            }
+            Err(error) => tracing::warn!(%attempt, %error, "artifacts are not kept"),
+        }
+    }
+    if let Some((content, size)) = series.and_then(|path| shared.blobs.put_file(path).ok()) {
+        let kind = FileKind::File { content, size, executable: false };
+        manifest.files.push(ManifestFile { path: SERIES_FILE.to_owned(), kind });
+    }
+    if manifest.files.is_empty() {
+        return None;
+    }
+    manifest.files.sort_by(|one, other| one.path.cmp(&other.path));
+    let id = shared.blobs.put_bytes(&codec::encode(&manifest)).ok()?;
+    shared.blobs.sync(&contents(id, &manifest)).ok()?;
+    let files = u32::try_from(manifest.files.len()).unwrap_or(u32::MAX);
+    Some(BundleRef { manifest: id, total_bytes: manifest.total_bytes(), files })
+}
+
+fn is_part(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.starts_with('.') && name.ends_with(".part")
+}
