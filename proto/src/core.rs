@@ -161,8 +161,9 @@ impl Core {
             if let Some(claim) = live.record.claim.filter(|claim| claim.coordinator == self.view.me)
                 && live.record.submitted.is_some()
             {
-                self.taking.insert(group, claim.epoch + 1);
-                self.outbox.push_back((Event::TookOver { group, epoch: claim.epoch + 1 }, None));
+                let epoch = claim.epoch.saturating_add(1);
+                self.taking.insert(group, epoch);
+                self.outbox.push_back((Event::TookOver { group, epoch }, None));
             }
         }
     }
@@ -516,7 +517,8 @@ impl Core {
 /// Claims `group` if its coordinator is gone and this node is the one to follow.
 fn take_over_orphan(group: GroupId, live: &LiveGroup, view: &View, taking: &mut BTreeMap<GroupId, u32>, out: &mut Out) {
     let Some(claim) = live.record.claim.filter(|_| live.record.submitted.is_some()) else { return };
-    let epoch = claim.epoch + 1;
+    // A member may have written the last epoch that there is: then rank alone decides.
+    let epoch = claim.epoch.saturating_add(1);
     // A claim that is on its way is not made again; one that lost to another is history.
     if claim.coordinator == view.me
         || view.is_up(claim.coordinator)

@@ -199,7 +199,9 @@ pub struct Usage {
 }
 
 /// Indices of an array: closed ranges, sorted, that do not touch. Text form: `1-10,20,30-40`.
+/// Decoded only when they are normal and not more than [`ARRAY_MAX`]: every rule relies on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Vec<(u32, u32)>")]
 pub struct IndexRanges(Vec<(u32, u32)>);
 
 /// Why a text is not a list of indices.
@@ -385,6 +387,18 @@ impl IndexRanges {
     pub fn is_normal(&self) -> bool {
         self.0.iter().all(|&(first, last)| first <= last)
             && self.0.windows(2).all(|pair| pair[0].1.checked_add(1).is_some_and(|next| next < pair[1].0))
+    }
+}
+
+impl TryFrom<Vec<(u32, u32)>> for IndexRanges {
+    type Error = ParseRangesError;
+
+    fn try_from(ranges: Vec<(u32, u32)>) -> Result<Self, ParseRangesError> {
+        let ranges = Self(ranges);
+        if !ranges.is_normal() {
+            return Err(ParseRangesError::Text(format!("{:?}", ranges.0)));
+        }
+        if ranges.len() > ARRAY_MAX { Err(ParseRangesError::TooMany(ranges.len())) } else { Ok(ranges) }
     }
 }
 

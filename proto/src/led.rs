@@ -131,7 +131,7 @@ impl Led {
     pub(crate) fn next_attempt(&self, job: JobId, record: Option<&JobRecord>) -> AttemptId {
         let logged = record.map_or(0, JobRecord::last_number);
         let unlogged = self.numbers.get(&job.member).copied().unwrap_or(0);
-        AttemptId { job, epoch: self.claim.epoch, number: logged.max(unlogged) + 1 }
+        AttemptId { job, epoch: self.claim.epoch, number: logged.max(unlogged).saturating_add(1) }
     }
 
     /// A worker no longer has the job, as far as this node is concerned; the caller queues or judges it.

@@ -4,4 +4,5 @@
 mod golden;
 mod harness;
 mod hostile;
+mod hostile_core;
 mod samples;
