@@ -562,3 +562,7 @@ impl LiveGroup {
         self.record.stop.is_some() || self.jobs.get(&member).is_some_and(|record| record.stop.is_some())
     }
 }
+
+#[cfg(test)]
+#[path = "coordinator_tests.rs"]
+mod tests;

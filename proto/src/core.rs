@@ -530,3 +530,7 @@ fn take_over_orphan(group: GroupId, live: &LiveGroup, view: &View, taking: &mut 
     taking.insert(group, epoch);
     out.events.push(Event::TookOver { group, epoch });
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -271,3 +271,7 @@ impl Given {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "led_tests.rs"]
+mod tests;

@@ -17,6 +17,8 @@ pub mod dependency;
 pub mod entry;
 pub mod event;
 pub mod explain;
+#[cfg(test)]
+mod fixture;
 mod holders;
 pub mod id;
 pub mod job;

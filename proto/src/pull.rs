@@ -209,3 +209,7 @@ fn turn(demand: &Demand, pull: &Pull, worker: &Worker) -> (u64, u64, i64, u64, G
         demand.group,
     )
 }
+
+#[cfg(test)]
+#[path = "pull_tests.rs"]
+mod tests;

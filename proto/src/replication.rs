@@ -338,3 +338,7 @@ fn tell(peers: &[NodeId], batch: Vec<crate::entry::SignedEntry>, out: &mut Out) 
         out.send(peer, Message::Fresh(batch.clone()));
     }
 }
+
+#[cfg(test)]
+#[path = "replication_tests.rs"]
+mod tests;

@@ -100,3 +100,7 @@ fn ending_of(attempt: &AttemptRecord) -> Option<&Ending> {
         LostReason::CrashLimit => CRASH_LIMIT,
     })
 }
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

@@ -590,3 +590,7 @@ fn ended(attempt: AttemptId, ending: Ending, now: Now) -> AttemptFinished {
         log: None,
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;
