@@ -183,7 +183,7 @@ fn lengths_of_time_are_told_apart_from_words() {
 #[test]
 fn an_invitation_does_not_last_for_ever() {
     let node = Node::started("alpha");
-    node.refused(&["invite", "--ttl", "31d"], 2, "");
+    node.refused(&["invite", "--ttl", "31d"], 2, "a ticket may be used for 1 s to 30 days; give another --ttl");
 }
 
 #[test]
