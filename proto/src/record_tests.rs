@@ -1,16 +1,21 @@
-//! The laws of every merge: whatever order entries of different authors come in, the records are equal.
+//! The laws of every merge: whatever order entries come in, however they are grouped and however often they are
+//! told, the records are equal. Every kind of event and every field of a record takes part, and that is counted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::{Record, RecordKey, Records, apply};
+use super::{
+    AttemptRecord, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, ProjectRecord, Record, RecordKey, Records,
+    Tally, apply,
+};
+use crate::blob::ContentId;
 use crate::entry::{Identity, VerifiedEntry};
-use crate::event::{AttemptFinished, Event, JobOutcome, Mark};
+use crate::event::{AttemptFinished, Event, Frame, JobOutcome, LogRef, Mark};
 use crate::id::{AttemptId, GroupId, JobId, Member};
-use crate::job::{Ending, GroupSpec, IndexRanges, LostReason, Usage};
+use crate::job::{BundleRef, Ending, GroupSpec, IndexRanges, LostReason, StartFailure, Usage};
 use crate::log::Log;
 use crate::time::Hlc;
 use crate::track::{Summary, Tracked};
@@ -31,9 +36,10 @@ impl Records for Memory {
     }
 }
 
-fn spec() -> Box<GroupSpec> {
+/// Two nodes may accept a group of one id with different specifications: only one of them is kept.
+fn spec(user: u8) -> Box<GroupSpec> {
     Box::new(GroupSpec {
-        user: "user".to_owned(),
+        user: user.to_string(),
         project: "project".to_owned(),
         name: String::new(),
         command: vec!["true".to_owned()],
@@ -60,56 +66,98 @@ fn any_event(rng: &mut StdRng, nodes: &[crate::NodeId]) -> Event {
     let job = JobId { group, member };
     let attempt = AttemptId { job, epoch: rng.random_range(1..3), number: rng.random_range(1..3) };
     let worker = *nodes.choose(rng).expect("some");
-    let ending =
-        [Ending::Exited { code: 0 }, Ending::Exited { code: 1 }, Ending::Stopped].choose(rng).expect("some").clone();
-    match rng.random_range(0..15) {
-        0 => Event::GroupSubmitted { group, spec: spec(), inline: Vec::new() },
+    let ending = any_ending(rng, job);
+    match rng.random_range(0..18) {
+        0 => Event::GroupSubmitted { group, spec: spec(rng.random_range(0..3)), inline: Vec::new() },
         1 => Event::TookOver { group, epoch: attempt.epoch + 1 },
         2 | 3 => Event::AttemptStarted { attempt, started_unix_ms: rng.random_range(0..100) },
         4 | 5 => Event::AttemptFinished {
             inline: vec![vec![7; rng.random_range(0..9)]],
-            finished: Box::new(AttemptFinished {
-                attempt,
-                ending,
-                usage: Usage::default(),
-                started_unix_ms: 1,
-                ended_unix_ms: rng.random_range(0..9),
-                outputs: None,
-                log: None,
-            }),
+            finished: Box::new(any_finished(rng, attempt, ending)),
         },
-        6 => Event::AttemptLost {
-            attempt,
-            worker,
-            reason: *[LostReason::NodeDown, LostReason::NotFound].choose(rng).expect("some"),
-        },
-        7 | 8 => Event::Outcomes {
-            group,
-            epoch: attempt.epoch,
-            jobs: vec![JobOutcome { member, attempt: Some((attempt, worker)), ending }],
-        },
+        6 => Event::AttemptLost { attempt, worker, reason: *LOST.choose(rng).expect("some") },
+        7 | 8 => Event::Outcomes { group, epoch: attempt.epoch, jobs: any_outcomes(rng, job, worker) },
         9 => Event::StopWished { job },
-        10 => {
-            let text = rng.random_range(0..100).to_string();
-            let mark = match rng.random_range(0..6) {
-                0 => Mark::Archived(rng.random()),
-                1 => Mark::Deleted,
-                2 => Mark::Tagged { key: "k".to_owned(), value: text },
-                3 => Mark::Untagged { key: "k".to_owned() },
-                4 => Mark::Noted(text),
-                _ => Mark::Kept(rng.random()),
-            };
-            Event::Marked { job, mark }
+        10 | 11 => Event::Marked { job, mark: any_mark(rng) },
+        12 => Event::MemberJoined { name: rng.random_range(0..9).to_string(), software: String::new() },
+        13 => Event::MemberDrained { node: worker, drained: rng.random() },
+        14 => {
+            let labels = BTreeMap::from([("rack".to_owned(), rng.random_range(0..9).to_string())]);
+            Event::MemberLabelled { node: worker, labels }
         }
-        11 => Event::MemberJoined { name: rng.random_range(0..9).to_string(), software: String::new() },
-        13 => {
+        15 => match rng.random_range(0..4) {
+            0 => Event::MemberRemoved { node: worker },
+            1 => Event::Unknown(Frame { kind: 999, version: 1, body: vec![rng.random()] }),
+            _ => Event::ProjectDescribed {
+                project: rng.random_range(0..2).to_string(),
+                description: rng.random_range(0..100).to_string(),
+            },
+        },
+        16 => {
             let mut summary = Summary::default();
             summary.params.insert("p".to_owned(), rng.random_range(0..3).to_string());
             let tracked = Tracked { revision: rng.random_range(0..3), summary, files: None };
             Event::AttemptTracked { attempt, tracked: Box::new(tracked) }
         }
-        12 => Event::MemberDrained { node: worker, drained: rng.random() },
         _ => Event::SecretRotated { number: rng.random_range(0..9) },
+    }
+}
+
+const LOST: [LostReason; 4] =
+    [LostReason::NodeDown, LostReason::RunnerDown, LostReason::NotFound, LostReason::CrashLimit];
+
+fn any_ending(rng: &mut StdRng, job: JobId) -> Ending {
+    let endings = [
+        Ending::Exited { code: 0 },
+        Ending::Exited { code: 1 },
+        Ending::Signalled { signal: 9 },
+        Ending::OutOfMemory,
+        Ending::TimedOut,
+        Ending::Stopped,
+        Ending::NotStarted(StartFailure::Dependency(job)),
+        Ending::Lost(LostReason::NotFound),
+    ];
+    endings.choose(rng).expect("some").clone()
+}
+
+fn any_finished(rng: &mut StdRng, attempt: AttemptId, ending: Ending) -> AttemptFinished {
+    let content = ContentId([rng.random_range(0..3); 32]);
+    let bundle = BundleRef { manifest: content, total_bytes: 1, files: 1 };
+    AttemptFinished {
+        attempt,
+        ending,
+        usage: Usage { cpu_ms: rng.random_range(0..2), memory_max_bytes: rng.random_range(0..2) },
+        started_unix_ms: rng.random_range(0..2),
+        ended_unix_ms: rng.random_range(0..9),
+        outputs: rng.random::<bool>().then_some(bundle),
+        log: rng.random::<bool>().then_some(LogRef { content, size: 1 }),
+    }
+}
+
+/// Of some jobs of one group, as one event tells them.
+fn any_outcomes(rng: &mut StdRng, job: JobId, worker: crate::NodeId) -> Vec<JobOutcome> {
+    let members = [Member::Only, Member::Index(1), Member::Index(2), Member::Index(3)];
+    let mut outcomes = Vec::new();
+    for member in members {
+        if member == job.member || rng.random_range(0..4) == 0 {
+            let id = AttemptId { job: JobId { member, ..job }, epoch: 1, number: rng.random_range(1..3) };
+            let attempt = rng.random::<bool>().then_some((id, worker));
+            outcomes.push(JobOutcome { member, attempt, ending: any_ending(rng, job) });
+        }
+    }
+    outcomes
+}
+
+fn any_mark(rng: &mut StdRng) -> Mark {
+    let text = rng.random_range(0..100).to_string();
+    let key = ["a", "b"].choose(rng).map(|&key| key.to_owned()).expect("some");
+    match rng.random_range(0..6) {
+        0 => Mark::Archived(rng.random()),
+        1 => Mark::Deleted,
+        2 => Mark::Tagged { key, value: text },
+        3 => Mark::Untagged { key },
+        4 => Mark::Noted(text),
+        _ => Mark::Kept(rng.random()),
     }
 }
 
@@ -145,6 +193,20 @@ fn fold_in_random_order(mut logs: Vec<VecDeque<VerifiedEntry>>, rng: &mut StdRng
     records
 }
 
+/// Compares record by record, so that a failure names the one that differs, and its seed.
+fn assert_same(seed: u64, law: &str, one: &Memory, other: &Memory) {
+    for key in one.0.keys().chain(other.0.keys()) {
+        let (left, right) = (one.0.get(key), other.0.get(key));
+        assert!(left == right, "seed {seed}: {law}: {key:?}\n{left:#?}\n{right:#?}");
+    }
+}
+
+fn fold<'a>(entries: impl IntoIterator<Item = &'a VerifiedEntry>) -> Memory {
+    let mut records = Memory::default();
+    entries.into_iter().for_each(|entry| apply(entry, &mut records));
+    records
+}
+
 #[test]
 fn records_do_not_depend_on_the_order_of_arrival() {
     for seed in SEEDS {
@@ -152,9 +214,113 @@ fn records_do_not_depend_on_the_order_of_arrival() {
         let logs = any_logs(&mut rng);
         let first = fold_in_random_order(logs.clone(), &mut rng);
         for _ in 0..5 {
-            assert!(fold_in_random_order(logs.clone(), &mut rng) == first, "seed {seed}");
+            assert_same(seed, "order of logs", &first, &fold_in_random_order(logs.clone(), &mut rng));
         }
     }
+}
+
+/// Stronger than what the store needs, which keeps the order within a log: every merge is commutative and
+/// associative by itself, so entries may come one by one in any order at all.
+#[test]
+fn records_do_not_depend_on_the_order_within_a_log_either() {
+    for seed in SEEDS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut entries: Vec<VerifiedEntry> = any_logs(&mut rng).into_iter().flatten().collect();
+        let first = fold(&entries);
+        for _ in 0..5 {
+            entries.shuffle(&mut rng);
+            assert_same(seed, "order of entries", &first, &fold(&entries));
+        }
+    }
+}
+
+#[test]
+fn an_entry_that_is_told_again_changes_nothing() {
+    for seed in SEEDS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let entries: Vec<VerifiedEntry> = any_logs(&mut rng).into_iter().flatten().collect();
+        let first = fold(&entries);
+        let mut twice: Vec<&VerifiedEntry> = entries.iter().chain(&entries).collect();
+        twice.shuffle(&mut rng);
+        assert_same(seed, "entries told twice", &first, &fold(twice));
+        // At once as well: after any prefix, its last entry is a word that was heard.
+        let stuttered = entries.iter().flat_map(|entry| [entry, entry]);
+        assert_same(seed, "entries told twice in a row", &first, &fold(stuttered));
+    }
+}
+
+/// What the laws above were tried with: were a kind or a field never there, they would say nothing of it.
+#[test]
+fn every_kind_of_event_and_every_field_of_a_record_takes_part() {
+    let mut kinds = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for seed in SEEDS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let logs = any_logs(&mut rng);
+        let events = logs.iter().flatten().flat_map(|entry| entry.events());
+        kinds.extend(events.map(|event| event.to_frame().kind));
+        for record in fold_in_random_order(logs, &mut rng).0.values() {
+            see(record, &mut |field, is_set| {
+                seen.insert((field, is_set));
+            });
+        }
+    }
+    assert_eq!(kinds, (1..=14).chain([999]).collect());
+    let fields: BTreeSet<&str> = seen.iter().map(|(field, _)| *field).collect();
+    let always: Vec<&str> = fields.iter().copied().filter(|field| !seen.contains(&(*field, true))).collect();
+    assert_eq!(always, Vec::<&str>::new(), "fields that were never set");
+    let never: Vec<&str> = fields.iter().copied().filter(|field| !seen.contains(&(*field, false))).collect();
+    // Of the kinds of record that have one field, a record without it is never made.
+    assert_eq!(never, ["project.description"], "fields that were set in every record");
+}
+
+/// Tells every field of a record, and whether something is in it. Patterns name all fields: a new one is an error here.
+fn see(record: &Record, tell: &mut impl FnMut(&'static str, bool)) {
+    match record {
+        Record::Group(GroupRecord { submitted, claim, stop, marks, tally }) => {
+            tell("group.submitted", submitted.is_some());
+            tell("group.claim", claim.is_some());
+            tell("group.stop", stop.is_some());
+            let Tally { running, completed, failed, stopped } = *tally;
+            tell("group.running", running > 0);
+            tell("group.completed", completed > 0);
+            tell("group.failed", failed > 0);
+            tell("group.stopped", stopped > 0);
+            see_marks(marks, tell);
+        }
+        Record::Job(JobRecord { attempts, outcome, stop, marks }) => {
+            for AttemptRecord { started_unix_ms, finished, lost } in attempts.values() {
+                tell("attempt.started", started_unix_ms.is_some());
+                tell("attempt.finished", finished.is_some());
+                tell("attempt.lost", lost.is_some());
+                if let Some(finished) = finished {
+                    tell("finished.outputs", finished.outputs.is_some());
+                    tell("finished.log", finished.log.is_some());
+                }
+            }
+            tell("job.outcome", outcome.is_some());
+            tell("job.stop", stop.is_some());
+            see_marks(marks, tell);
+        }
+        Record::Node(NodeRecord { joined, removed, labels, drained }) => {
+            tell("node.joined", joined.is_some());
+            tell("node.removed", *removed);
+            tell("node.labels", labels.is_some());
+            tell("node.drained", drained.is_some());
+        }
+        Record::Project(ProjectRecord { description }) => tell("project.description", description.is_some()),
+        Record::Cluster(ClusterRecord { secret_number }) => tell("cluster.secret_number", *secret_number > 0),
+    }
+}
+
+fn see_marks(marks: &Marks, tell: &mut impl FnMut(&'static str, bool)) {
+    let Marks { archived, deleted, tags, note, kept } = marks;
+    tell("marks.archived", archived.is_some());
+    tell("marks.deleted", *deleted);
+    tell("marks.tags", tags.values().any(|(_, value)| value.is_some()));
+    tell("marks.tags taken off", tags.values().any(|(_, value)| value.is_none()));
+    tell("marks.note", note.is_some());
+    tell("marks.kept", kept.is_some());
 }
 
 #[test]
