@@ -357,6 +357,7 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
 
     fn none(_: &str) -> Option<String> {
         None
@@ -413,5 +414,23 @@ mod tests {
         let only_home = |name: &str| (name == "HOME").then(|| "/h".to_owned());
         assert_eq!(home(None, &only_home).unwrap().value, Path::new("/h/.fnode"));
         assert!(home(None, &none).is_err());
+    }
+
+    #[test]
+    fn a_hostile_file_is_refused_in_one_line() {
+        let text = "name = \"atlas\"\nlisten = [4680, \"0.0.0.0:4681\"]\napi = 4682\nmdns = false\ncpus = 2.5\n\
+                    memory = \"4GiB\"\ngpus = 1\n[labels]\nrack = \"b\"\n";
+        let dir = tempfile::tempdir().unwrap();
+        attack_loosely("config.toml", text.as_bytes(), 40, |bytes| {
+            std::fs::write(dir.path().join("config.toml"), bytes).unwrap();
+            match settings(dir.path(), &StartArgs::default(), &none) {
+                Ok(_) => true,
+                Err(error) => {
+                    let line = error.to_string();
+                    assert!(line.contains("config.toml") && !line.contains('\n'), "{line:?}");
+                    false
+                }
+            }
+        });
     }
 }

@@ -168,6 +168,7 @@ fn line(word: ErrorWord) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
 
     #[test]
     fn cpus_are_read_in_thousandths() {
@@ -221,5 +222,32 @@ mod tests {
         assert_eq!(array("3,1-2"), Ok("1-3".to_owned()));
         assert!(array("").is_err() && array("5-1").is_err() && array("0-2000000").is_err());
         assert!(python("3.11").is_ok() && python("3").is_err() && python("3.x").is_err());
+    }
+
+    #[test]
+    fn hostile_words_are_refused_in_one_line_or_within_bounds() {
+        fn try_all<T>(good: &str, parse: fn(&str) -> Result<T, String>, within: fn(&T) -> bool) {
+            attack_loosely("a word", good.as_bytes(), 100, |bytes| match parse(&String::from_utf8_lossy(bytes)) {
+                Ok(value) => {
+                    assert!(within(&value), "beyond its bounds");
+                    true
+                }
+                Err(line) => {
+                    assert!(!line.is_empty() && !line.contains('\n'), "{line:?}");
+                    false
+                }
+            });
+        }
+        try_all("12.125", cpus, |milli| (1..=CPU_MILLI_MAX).contains(milli));
+        try_all("1.5GiB", memory, |size| size.0 > 0 && *size <= MEMORY_MAX);
+        try_all("16 GB", gpu_memory, |size| size.0 > 0 && *size <= GPU_MEMORY_MAX);
+        try_all("8", gpus, |count| *count <= GPUS_MAX);
+        try_all("2h30m", duration, |length| !length.is_zero() && length.as_secs() <= TIMEOUT_MAX_S);
+        try_all("1-10,20", array, |text| text.parse::<proto::job::IndexRanges>().is_ok());
+        try_all("0193/7:one_failed", after, |(job, _)| !job.is_empty());
+        try_all("LR=0.1", variable, |(key, value)| !key.is_empty() && !value.contains('\0'));
+        try_all("rack=b", label, |(key, _)| !key.is_empty());
+        try_all("vision", project, |name| !name.is_empty());
+        try_all("3.11", python, |version| version.len() <= 7);
     }
 }

@@ -498,6 +498,7 @@ impl From<OnLost> for OnLostWord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack_loosely;
     use proto::GroupId;
 
     fn request() -> SubmitRequest {
@@ -559,5 +560,29 @@ mod tests {
     fn what_does_not_fit_one_log_entry_is_refused() {
         let message = message(|r| drop(r.env.insert("X".to_owned(), "y".repeat(SPEC_BYTES_MAX))));
         assert!(message.contains("more than the 192.0 KiB"), "{message}");
+    }
+
+    #[test]
+    fn hostile_bodies_are_refused_or_make_a_specification_within_bounds() {
+        let text = concat!(
+            r#"{"project":"p","command":["python","train.py"],"cpu_milli":500,"memory_bytes":1024,"gpus":1,"#,
+            r#""gpu_memory_bytes":7,"python":"3.11","labels":{"rack":"b"},"nodes":["atlas"],"data":["/data"],"#,
+            r#""env":{"A":"1"},"secrets":["TOKEN"],"array":"1-3","timeout_s":60,"retries":2,"on_lost":"fail","#,
+            r#""priority":-5,"params":"{}","after":[{"job":"0193","trigger":"one_done"}]}"#
+        );
+        attack_loosely("submission", text.as_bytes(), 500, |bytes| {
+            let Ok(request) = serde_json::from_slice::<SubmitRequest>(bytes) else { return false };
+            if request.check().is_err() {
+                return false;
+            }
+            let resolved = Resolved { after: Vec::new(), user: "ada".to_owned(), bundle: None };
+            let Ok(spec) = request.to_spec(resolved) else { return false };
+            assert!(!spec.command.is_empty() && (1..=CPU_MILLI_MAX).contains(&spec.requirement.cpu_milli));
+            assert!(spec.len() <= proto::job::ARRAY_MAX && spec.timeout_s <= TIMEOUT_MAX_S);
+            true
+        });
+        // As deep as a stack would not bear.
+        let deep = format!(r#"{{"project":"p","params":{}"#, "[".repeat(200_000));
+        assert!(serde_json::from_str::<SubmitRequest>(&deep).is_err());
     }
 }
