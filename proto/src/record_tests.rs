@@ -265,7 +265,7 @@ fn every_kind_of_event_and_every_field_of_a_record_takes_part() {
             });
         }
     }
-    assert_eq!(kinds, (1..=14).chain([999]).collect());
+    assert_eq!(kinds, (1..=14).chain([16, 999]).collect());
     let fields: BTreeSet<&str> = seen.iter().map(|(field, _)| *field).collect();
     let always: Vec<&str> = fields.iter().copied().filter(|field| !seen.contains(&(*field, true))).collect();
     assert_eq!(always, Vec::<&str>::new(), "fields that were never set");
@@ -289,7 +289,8 @@ fn see(record: &Record, tell: &mut impl FnMut(&'static str, bool)) {
             see_marks(marks, tell);
         }
         Record::Job(JobRecord { attempts, outcome, stop, marks }) => {
-            for AttemptRecord { started_unix_ms, finished, lost } in attempts.values() {
+            for AttemptRecord { started_unix_ms, finished, lost, tracked } in attempts.values() {
+                tell("attempt.tracked", tracked.is_some());
                 tell("attempt.started", started_unix_ms.is_some());
                 tell("attempt.finished", finished.is_some());
                 tell("attempt.lost", lost.is_some());
