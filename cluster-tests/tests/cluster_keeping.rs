@@ -2,8 +2,8 @@
 
 mod lab;
 
-use lab::output::{list, text};
-use lab::{Lab, SOON, wait_for};
+use lab::output::{list, node_name, text};
+use lab::{LATE, Lab, SOON, wait_for};
 use proto::GroupId;
 use proto::record::rank;
 
@@ -149,4 +149,52 @@ fn what_ended_while_a_node_was_away_is_copied_when_it_is_back() {
     lab.restart(1);
     wait_for_holders(&lab, 0, &job, &["n0", "n1"]);
     assert!(lab.fnode(1, &["job", "show", &job]).ok().stdout.contains("2 nodes: n1, n0"));
+}
+
+#[test]
+fn a_job_whose_machine_is_lost_goes_on_from_its_last_checkpoint() {
+    let mut lab = Lab::start(3);
+    for node in [0, 2] {
+        lab.fnode(node, &["pause"]).ok();
+    }
+    // Counts to five in its checkpoint directory, then would sleep; the second attempt counts one more.
+    let script = "count=$FNODE_CHECKPOINT_DIR/deep/count; mkdir -p $FNODE_CHECKPOINT_DIR/deep; \
+        n=$(cat $count 2>/dev/null || echo 0); echo attempt $FNODE_ATTEMPT goes on from $n; \
+        while [ $n -lt 5 ]; do n=$((n+1)); echo $n > $count; done; \
+        test $FNODE_ATTEMPT -gt 1 || sleep 600; echo $((n+1)) | tee $count; exit 3";
+    let job = lab.submit_id(0, &[], script);
+    let word = lab.wait_state(0, &job, SOON, &["running"]);
+    assert_eq!(node_name(&word, "node"), "n1", "{word}");
+    wait_for("a second node has the checkpoint", SOON, || {
+        let word = lab.job(0, &job);
+        (list(&word, "held_by").len() == 2).then(|| assert_eq!(word["checkpoint"]["files"], 1, "{word}"))
+    });
+    lab.kill_host(1);
+    for node in [0, 2] {
+        lab.fnode(node, &["resume"]).ok();
+    }
+    let word = lab.wait_ended(0, &job, LATE);
+    assert_eq!(word["ending"]["exit_code"], 3, "{word}");
+    assert_eq!(lab.logs(0, &job), "attempt 2 goes on from 5\n6\n");
+}
+
+#[test]
+fn a_failed_attempt_hands_its_checkpoint_to_the_next_one_elsewhere() {
+    let lab = Lab::start(2);
+    // Each attempt fails at once and leaves its name; the pauses see to it that the second runs on the other node.
+    let gate = lab.path("gate");
+    let script = format!(
+        "cat $FNODE_CHECKPOINT_DIR/trail 2>/dev/null; echo attempt $FNODE_ATTEMPT on $FNODE_NODE >> \
+         $FNODE_CHECKPOINT_DIR/trail; until [ -e {} ]; do sleep 0.1; done; exit 9",
+        gate.display()
+    );
+    lab.fnode(1, &["pause"]).ok();
+    let job = lab.submit_id(0, &["--retries", "1"], &script);
+    lab.wait_state(0, &job, SOON, &["running"]);
+    lab.fnode(0, &["pause"]).ok();
+    lab.fnode(1, &["resume"]).ok();
+    lab.touch("gate");
+    let word = lab.wait_ended(1, &job, SOON);
+    assert_eq!(list(&word, "attempts").len(), 2, "{word}");
+    assert_eq!(lab.logs(1, &job), "attempt 1 on n0\n");
 }

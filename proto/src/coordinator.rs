@@ -486,10 +486,16 @@ impl Coordinator {
 
     fn send_offer(&self, group: GroupId, worker: NodeId, members: &[Member], view: &View, out: &mut Out) {
         let led = &self.led[&group];
-        let Some(submitted) = view.groups.get(&group).and_then(|live| live.record.submitted.as_ref()) else { return };
+        let Some(live) = view.groups.get(&group) else { return };
+        let Some(submitted) = &live.record.submitted else { return };
+        let checkpoints = members.iter().filter_map(|member| {
+            let checkpoints = &live.jobs.get(member)?.checkpoints;
+            (!checkpoints.is_empty()).then(|| (*member, checkpoints.clone()))
+        });
+        let checkpoints = checkpoints.collect();
         let members = members.iter().map(|member| (*member, led.given[member].attempt.number)).collect();
         let spec = (*submitted.spec).clone();
-        let offer = Offer { group, epoch: led.claim.epoch, members, spec, position: submitted.position };
+        let offer = Offer { group, epoch: led.claim.epoch, members, checkpoints, spec, position: submitted.position };
         out.send(worker, Message::Offer(Box::new(offer)));
     }
 

@@ -41,7 +41,14 @@ fn tick(coordinator: &mut Coordinator, now: Now, view: &View) -> Did {
 
 fn offers(to: NodeId, epoch: u32, count: u32, spec: &GroupSpec) -> Did {
     let members = vec![(Member::Only, count)];
-    let offer = Offer { group: group(7), epoch, members, spec: spec.clone(), position: position(ME) };
+    let offer = Offer {
+        group: group(7),
+        epoch,
+        members,
+        spec: spec.clone(),
+        position: position(ME),
+        checkpoints: BTreeMap::new(),
+    };
     Did::sent([(to, Message::Offer(Box::new(offer)))])
 }
 

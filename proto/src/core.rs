@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 
 use crate::advert::OwnAdvert;
 use crate::capacity::{Capacity, Reservation};
+use crate::checkpoint::Checkpoints;
 use crate::coordinator::Coordinator;
 use crate::core_io::{Effect, Input, News, Now, RequestId, StoreTicket};
 use crate::entry::{Identity, LogId, Position, VerifiedEntry};
@@ -76,6 +77,7 @@ pub struct Core {
     worker: Worker,
     coordinator: Coordinator,
     keeping: Keeping,
+    checkpoints: Checkpoints,
     view: View,
     rng: StdRng,
     advert: OwnAdvert,
@@ -135,6 +137,7 @@ impl Core {
             worker: Worker::new(boot.capacity),
             coordinator: Coordinator::default(),
             keeping: Keeping::default(),
+            checkpoints: Checkpoints::default(),
             view,
             rng: StdRng::seed_from_u64(boot.seed ^ 0x5eed),
             advert: OwnAdvert::new(boot.incarnation, boot.name.clone(), boot.software.clone(), boot.addrs),
@@ -275,6 +278,9 @@ impl Core {
             }
             Input::Adopted { attempts } => self.worker.on_adopted(now, attempts, &self.view, out),
             Input::Started { attempt, started_unix_ms } => self.worker.on_started(now, attempt, started_unix_ms),
+            Input::Checkpoint { attempt, bundle, saved_unix_ms } => {
+                self.checkpoints.on_saved(attempt, bundle, saved_unix_ms, &self.view, out);
+            }
             Input::Ended { finished, inline } => self.worker.on_ended(now, finished, inline, out),
             Input::Capacity(capacity) => {
                 self.worker.set_capacity(*capacity);

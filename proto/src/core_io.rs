@@ -121,6 +121,15 @@ pub enum Input {
         /// Milliseconds since 1970.
         started_unix_ms: u64,
     },
+    /// The checkpoint directory of an attempt is stored here, durably.
+    Checkpoint {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// The directory.
+        bundle: BundleRef,
+        /// When, in milliseconds since 1970.
+        saved_unix_ms: u64,
+    },
     /// An attempt ended and everything that it leaves is stored here.
     Ended {
         /// How.
@@ -231,6 +240,17 @@ pub struct Run {
     /// Where the submission stands: bundles that ride in the entry are read there.
     pub position: Position,
     /// Nodes that are likely to have the bundle, likeliest first.
+    pub providers: Vec<NodeId>,
+    /// From where it goes on; `None`: from the beginning.
+    pub checkpoint: Option<RunCheckpoint>,
+}
+
+/// What an earlier attempt left to go on from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunCheckpoint {
+    /// What its directory held, the newest first, and where it was made.
+    pub bundles: Vec<(NodeId, BundleRef)>,
+    /// Nodes that may have it, likeliest first.
     pub providers: Vec<NodeId>,
 }
 

@@ -7,11 +7,11 @@ use super::{Core, Storing, Waiting, take_over_orphan};
 use crate::core_io::{Answer, Effect, News, Now, RequestId, StoreTicket};
 use crate::entry::{SignedEntry, VerifiedEntry};
 use crate::event::Event;
-use crate::id::{GroupId, NodeId};
+use crate::id::{GroupId, JobId, NodeId};
 use crate::keeping::Left;
 use crate::log::{EntryRange, Offered};
 use crate::outbox::Out;
-use crate::record::{Record, RecordKey};
+use crate::record::{JobRecord, Record, RecordKey};
 
 impl Core {
     pub(super) fn on_signed(
@@ -115,6 +115,7 @@ impl Core {
         }
         self.on_changed(now, changed, out);
         self.worker.on_reported(&reported);
+        self.checkpoints.forget(&reported);
         self.ask_for_more(out);
     }
 
@@ -146,10 +147,7 @@ impl Core {
         for (job, record) in jobs {
             if let Record::Job(record) = &record {
                 self.worker.on_record(now, job, record, &self.view, out);
-                if let Some(left) = Left::of(job, record).filter(|_| !self.view.has_outcome(job)) {
-                    self.keeping.on_left(now, left, &self.view);
-                    self.keeping.begin(now, &self.view, out);
-                }
+                self.note_left(now, job, record, out);
             }
             self.view.on_record(&RecordKey::Job(job), record);
             ids.push(job);
@@ -165,6 +163,21 @@ impl Core {
         }
         if self.coordinator.has_dependents() {
             self.coordinator.stir();
+        }
+    }
+
+    /// What a job left, and a checkpoint of one that runs, is kept by a second node. `record` is not in the view yet.
+    fn note_left(&mut self, now: Now, job: JobId, record: &JobRecord, out: &mut Out) {
+        if self.view.has_outcome(job) {
+            return;
+        }
+        let known = self.view.groups.get(&job.group).and_then(|live| live.jobs.get(&job.member));
+        let known = known.and_then(|known| Left::checkpoint_of(job, known));
+        let checkpoint = || Left::checkpoint_of(job, record).filter(|left| Some(left) != known.as_ref());
+        let left = Left::of(job, record).or_else(checkpoint);
+        if let Some(left) = left {
+            self.keeping.on_left(now, left, &self.view);
+            self.keeping.begin(now, &self.view, out);
         }
     }
 

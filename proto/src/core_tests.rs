@@ -139,6 +139,7 @@ fn alone_a_job_goes_from_its_submission_to_its_outcome() {
         reservation: Reservation { cpu_milli: 1_000, ..Reservation::default() },
         position: run.position,
         providers: Vec::new(),
+        checkpoint: None,
     };
     assert_eq!(**run, expected);
     assert_eq!(run.position.log, host.core.own_log());

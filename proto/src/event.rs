@@ -120,6 +120,17 @@ pub enum Event {
         /// Its number; the highest counts.
         number: u32,
     },
+    /// The writer, a worker, has stored what is in the checkpoint directory of an attempt that it runs.
+    CheckpointSaved {
+        /// Which.
+        attempt: AttemptId,
+        /// Counts the checkpoints of the attempt from 1.
+        number: u32,
+        /// The directory.
+        bundle: BundleRef,
+        /// Milliseconds since 1970, by the worker's clock.
+        saved_unix_ms: u64,
+    },
     /// The writer, a worker, says what an attempt told of itself so far. The highest revision wins.
     AttemptTracked {
         /// Which.
@@ -288,6 +299,7 @@ frames! {
     12 => MemberLabelled { node, labels },
     13 => MemberDrained { node, drained },
     14 => SecretRotated { number },
+    15 => CheckpointSaved { attempt, number, bundle, saved_unix_ms },
     16 => AttemptTracked { attempt, tracked },
 }
 

@@ -1,4 +1,4 @@
-//! Second copies: what a job left is kept by one more node, and that is seen through. A copy that could not be made
+//! Second copies: what a job left, and its last checkpoint while it runs, is kept by one more node, and that is seen through. A copy that could not be made
 //! is tried again, a keeper that is gone is replaced, and what ended while nobody looked is looked at.
 //!
 //! Every node computes the same keepers from what it sees, so nothing is negotiated; where two views differ, one copy
@@ -42,7 +42,7 @@ pub struct Left {
     pub worker: NodeId,
     /// Its log, unless that is small and came with the record.
     pub log: Option<LogRef>,
-    /// Its outputs.
+    /// Its outputs; of a job that runs, its last checkpoint.
     pub outputs: Option<BundleRef>,
     /// Points of its metrics, and its artifacts.
     pub tracked: Option<BundleRef>,
@@ -78,6 +78,14 @@ impl Left {
         let something = log.is_some() || finished.outputs.is_some() || tracked.is_some();
         something.then_some(Self { job, worker, log, outputs: finished.outputs, tracked })
     }
+
+    /// The newest checkpoint of a job that has not ended.
+    #[must_use]
+    pub fn checkpoint_of(job: JobId, record: &JobRecord) -> Option<Self> {
+        let (&(key, _), checkpoint) = record.checkpoints.last_key_value()?;
+        let left = Self { job, worker: key.worker, log: None, outputs: Some(checkpoint.bundle), tracked: None };
+        record.outcome.is_none().then_some(left)
+    }
 }
 
 /// Nodes that are up, but for `worker`, the one that ranks first for the group first.
@@ -93,6 +101,13 @@ fn ranked(group: GroupId, worker: NodeId, view: &View) -> Vec<NodeId> {
 fn is_keeper(left: &Left, view: &View) -> bool {
     let others = if view.is_up(left.worker) { 1 } else { 2 };
     left.worker != view.me && ranked(left.job.group, left.worker, view).iter().take(others).any(|&node| node == view.me)
+}
+
+/// Other nodes that may have what a job left, likeliest first.
+pub(crate) fn providers(left: &Left, view: &View) -> Vec<NodeId> {
+    let from = view.is_up(left.worker).then_some(left.worker);
+    let all = from.into_iter().chain(ranked(left.job.group, left.worker, view));
+    all.filter(|&node| node != view.me).take(PROVIDERS_MAX).collect()
 }
 
 impl Keeping {
@@ -141,10 +156,22 @@ impl Keeping {
             if view.peers().next().is_some() {
                 let oldest_unix_ms = now.unix_ms.saturating_sub(REVIEW_DAYS * 24 * 3_600_000);
                 out.effects.push(Effect::Review { oldest_unix_ms });
+                self.review_checkpoints(now, view);
             }
         }
         self.wanted.retain(|_, copy| copy.under_way || is_keeper(&copy.left, view));
         self.begin(now, view, out);
+    }
+
+    /// Those of jobs that have not ended are all at hand.
+    fn review_checkpoints(&mut self, now: Now, view: &View) {
+        for (&group, live) in &view.groups {
+            for (&member, record) in &live.jobs {
+                if let Some(left) = Left::checkpoint_of(JobId { group, member }, record) {
+                    self.want(now, left, false, view);
+                }
+            }
+        }
     }
 
     /// Orders copies that are due.
@@ -154,10 +181,7 @@ impl Keeping {
             if under_way >= UNDER_WAY_MAX {
                 return;
             }
-            let Left { job, worker, .. } = copy.left;
-            let from = view.is_up(worker).then_some(worker);
-            let others = ranked(job.group, worker, view).into_iter().filter(|&node| node != view.me);
-            let providers: Vec<NodeId> = from.into_iter().chain(others).take(PROVIDERS_MAX).collect();
+            let providers = providers(&copy.left, view);
             if providers.is_empty() {
                 continue;
             }

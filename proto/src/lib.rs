@@ -9,6 +9,7 @@
 mod advert;
 pub mod blob;
 pub mod capacity;
+mod checkpoint;
 pub mod codec;
 mod coordinator;
 pub mod core;

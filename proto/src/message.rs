@@ -12,6 +12,7 @@ use crate::entry::{Position, SignedEntry};
 use crate::id::{AttemptId, GroupId, Member, NodeId};
 use crate::job::{BundleRef, GroupSpec};
 use crate::log::{EntryRange, VersionVector};
+use crate::record::CheckpointMap;
 use crate::ticket::Secret;
 
 /// Largest message: one frame of the control stream.
@@ -145,6 +146,8 @@ pub struct Offer {
     pub epoch: u32,
     /// Which jobs, and the number of the attempt that is offered.
     pub members: Vec<(Member, u32)>,
+    /// From where those go on that have a checkpoint: their records may not have come to the worker yet.
+    pub checkpoints: BTreeMap<Member, CheckpointMap>,
     /// What to run.
     pub spec: GroupSpec,
     /// Where the submission stands: bundles that ride in the entry are read there.

@@ -39,7 +39,14 @@ fn asks(worker: &mut Worker, now: Now, view: &View) -> Did {
 /// Has the worker run a job of `number`, all of it reserved.
 fn occupy(worker: &mut Worker, view: &View, now: Now, number: u8, cpu_milli: u32) -> AttemptId {
     let members = vec![(Member::Only, 1)];
-    let offer = Offer { group: group(number), epoch: 1, members, spec: spec(cpu_milli), position: position(TWO) };
+    let offer = Offer {
+        group: group(number),
+        epoch: 1,
+        members,
+        spec: spec(cpu_milli),
+        position: position(TWO),
+        checkpoints: BTreeMap::new(),
+    };
     did(|out| worker.on_offer(now, TWO, offer, view, out));
     let handed = did(|out| worker.run_next(now, view, out));
     assert!(matches!(handed.effects.as_slice(), [Effect::Run(_)]), "{handed:?}");

@@ -13,10 +13,13 @@ use crate::codec::Word;
 use crate::entry::{Position, VerifiedEntry};
 use crate::event::{AttemptFinished, Event, JobOutcome, Mark};
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
-use crate::job::{Ending, GroupSpec, JobState, LostReason};
+use crate::job::{BundleRef, Ending, GroupSpec, JobState, LostReason};
 use crate::plant::{self, Plant};
 use crate::time::Hlc;
 use crate::track::Tracked;
+
+/// Checkpoints of a job that its record names.
+pub(crate) const CHECKPOINTS_MAX: usize = 2;
 
 /// Under what a record is stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -109,6 +112,9 @@ pub struct Tally {
 pub struct JobRecord {
     /// All attempts: a union.
     pub attempts: BTreeMap<AttemptKey, AttemptRecord>,
+    /// Where its newest checkpoints are, by attempt and number: the greatest of a union. The last but one is for when
+    /// the last was made a moment before its node was lost.
+    pub checkpoints: CheckpointMap,
     /// How it ended: the outcome whose claim ranks highest, of one claim the first.
     pub outcome: Option<Outcome>,
     /// A user wants this member of an array to stop: the earliest wish.
@@ -139,6 +145,18 @@ pub struct AttemptRecord {
     pub lost: Option<LostReason>,
     /// What it told of itself; the highest revision.
     pub tracked: Option<Box<Tracked>>,
+}
+
+/// Checkpoints by the attempt that made them and their number in it.
+pub type CheckpointMap = BTreeMap<(AttemptKey, u32), Checkpoint>;
+
+/// What was in a job's checkpoint directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The directory.
+    pub bundle: BundleRef,
+    /// Milliseconds since 1970, by the worker's clock.
+    pub saved_unix_ms: u64,
 }
 
 /// A job's end.
@@ -267,6 +285,11 @@ fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
                 record.tracked = Some(tracked.clone());
             }
         }),
+        Event::CheckpointSaved { attempt, number, bundle, saved_unix_ms } => {
+            let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: author };
+            let checkpoint = Checkpoint { bundle: *bundle, saved_unix_ms: *saved_unix_ms };
+            edit_job(records, attempt.job, |record| record.add_checkpoint((key, *number), checkpoint));
+        }
         Event::AttemptLost { attempt, worker, reason } => edit_attempt(records, *attempt, *worker, |record| {
             earliest(&mut record.lost, *reason);
         }),
@@ -278,15 +301,9 @@ fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
         }
         Event::StopWished { job } => edit_shown(records, *job, |stop, _| earliest(stop, stamp.hlc)),
         Event::Marked { job, mark } => edit_shown(records, *job, |_, marks| marks.set(stamp, mark)),
-        Event::ProjectDescribed { project, description } => {
-            let key = RecordKey::Project(project.clone());
-            let mut record = match records.get(&key) {
-                Some(Record::Project(record)) => record,
-                _ => ProjectRecord::default(),
-            };
+        Event::ProjectDescribed { project, description } => edit_project(records, project, |record| {
             latest(&mut record.description, stamp, description.clone());
-            records.put(key, Record::Project(record));
-        }
+        }),
         Event::MemberJoined { name, software } => edit_node(records, author, |record| {
             if record.joined.as_ref().is_none_or(|(old, ..)| *old < stamp) {
                 record.joined = Some((stamp, name.clone(), software.clone()));
@@ -376,6 +393,16 @@ fn edit_shown(records: &mut impl Records, job: JobId, edit: impl FnOnce(&mut Opt
     }
 }
 
+fn edit_project(records: &mut impl Records, project: &str, edit: impl FnOnce(&mut ProjectRecord)) {
+    let key = RecordKey::Project(project.to_owned());
+    let mut record = match records.get(&key) {
+        Some(Record::Project(record)) => record,
+        _ => ProjectRecord::default(),
+    };
+    edit(&mut record);
+    records.put(key, Record::Project(record));
+}
+
 fn edit_node(records: &mut impl Records, node: NodeId, edit: impl FnOnce(&mut NodeRecord)) {
     let key = RecordKey::Node(node);
     let mut record = match records.get(&key) {
@@ -447,6 +474,15 @@ impl JobRecord {
             Some(outcome) => outcome.ending.state(),
             None if self.running().next().is_some() => JobState::Running,
             None => JobState::Queued,
+        }
+    }
+
+    /// The greatest places stay; of two lives of a worker that tell the same place, the smaller value.
+    fn add_checkpoint(&mut self, place: (AttemptKey, u32), checkpoint: Checkpoint) {
+        let known = self.checkpoints.entry(place).or_insert(checkpoint);
+        *known = checkpoint.min(*known);
+        while self.checkpoints.len() > CHECKPOINTS_MAX {
+            self.checkpoints.pop_first();
         }
     }
 

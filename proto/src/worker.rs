@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capacity::{Capacity, Lack, Requirement, Reservation};
+use crate::checkpoint::for_run;
 use crate::core_io::{Adopted, Effect, Now, Run};
 use crate::entry::Position;
 use crate::event::{AttemptFinished, Event};
@@ -19,7 +20,7 @@ use crate::message::{Accepting, Message, Offer, OfferReply};
 use crate::outbox::Out;
 use crate::plant::{self, Plant};
 use crate::pull::Pull;
-use crate::record::{AttemptKey, Claim, GroupRecord, JobRecord};
+use crate::record::{AttemptKey, CheckpointMap, Claim, GroupRecord, JobRecord};
 use crate::time::Timestamp;
 use crate::view::View;
 use crate::waiting::Waiting;
@@ -64,6 +65,8 @@ struct Slot {
     spec: Arc<GroupSpec>,
     /// `None` for one that was adopted: it was fetched in an earlier life.
     position: Option<Position>,
+    /// As the coordinator knew them.
+    checkpoints: CheckpointMap,
     phase: Phase,
 }
 
@@ -148,7 +151,8 @@ impl Worker {
             self.used.add(&reservation);
             self.share(&spec, i64::from(spec.requirement.cpu_milli));
             let phase = Phase::Running { reservation, since: now.at, halted: false };
-            self.slots.insert(attempt, Slot { spec: Arc::from(spec), position: None, phase });
+            let checkpoints = CheckpointMap::new();
+            self.slots.insert(attempt, Slot { spec: Arc::from(spec), position: None, checkpoints, phase });
             self.untold.insert(attempt, started_unix_ms);
             self.due.push_front((now.at, attempt));
             match view.groups.get(&attempt.job.group) {
@@ -194,7 +198,7 @@ impl Worker {
     }
 
     pub(crate) fn on_offer(&mut self, now: Now, from: NodeId, offer: Offer, view: &View, out: &mut Out) {
-        let Offer { group, epoch, members, spec, position } = offer;
+        let Offer { group, epoch, members, mut checkpoints, spec, position } = offer;
         let mut reply = OfferReply { group, epoch, accepted: Vec::new(), refused: Vec::new(), lacks: Vec::new() };
         let welcome = self.fence(group, Claim { epoch, coordinator: from }, view);
         self.pull.on_answered(from, group);
@@ -210,7 +214,7 @@ impl Worker {
             if welcome && self.knows(attempt, view) {
                 reply.accepted.push((member, number));
             } else if open && !view.is_stop_wished(job) && self.room(group, &spec.requirement) {
-                self.claim(attempt, &spec, position);
+                self.claim(attempt, &spec, position, checkpoints.remove(&member).unwrap_or_default());
                 // Which graphics processors are left is only known once this one has its own.
                 if spec.requirement.gpus > 0 {
                     self.run_next(now, view, out);
@@ -227,10 +231,10 @@ impl Worker {
         out.send(from, Message::OfferReply(Box::new(reply)));
     }
 
-    fn claim(&mut self, attempt: AttemptId, spec: &Arc<GroupSpec>, position: Position) {
+    fn claim(&mut self, attempt: AttemptId, spec: &Arc<GroupSpec>, position: Position, checkpoints: CheckpointMap) {
         self.waiting.add(attempt, &spec.requirement);
         self.share(spec, i64::from(spec.requirement.cpu_milli));
-        let slot = Slot { spec: spec.clone(), position: Some(position), phase: Phase::Waiting };
+        let slot = Slot { spec: spec.clone(), position: Some(position), checkpoints, phase: Phase::Waiting };
         self.slots.insert(attempt, slot);
     }
 
@@ -320,7 +324,9 @@ impl Worker {
         let coordinator = self.fences.get(&attempt.job.group).map(|claim| claim.coordinator);
         let providers = providers(coordinator, position.log.author, &slot.spec, view);
         let spec = GroupSpec::clone(&slot.spec);
-        out.effects.push(Effect::Run(Box::new(Run { attempt, spec, reservation, position, providers })));
+        let checkpoint = for_run(attempt.job, &slot.checkpoints, view);
+        let run = Run { attempt, spec, reservation, position, providers, checkpoint };
+        out.effects.push(Effect::Run(Box::new(run)));
     }
 
     /// An announced start is durable here, at `seq` of this node's own log.

@@ -21,7 +21,14 @@ fn open(view: &View) -> Worker {
 
 fn offer(number: u8, epoch: u32, counts: &[u32], spec: &GroupSpec) -> Offer {
     let members = counts.iter().map(|&count| (Member::Only, count)).collect();
-    Offer { group: group(number), epoch, members, spec: spec.clone(), position: position(TWO) }
+    Offer {
+        group: group(number),
+        epoch,
+        members,
+        spec: spec.clone(),
+        position: position(TWO),
+        checkpoints: BTreeMap::new(),
+    }
 }
 
 fn run(number: u8, epoch: u32, count: u32, spec: &GroupSpec) -> Effect {
@@ -32,6 +39,7 @@ fn run(number: u8, epoch: u32, count: u32, spec: &GroupSpec) -> Effect {
         reservation,
         position: position(TWO),
         providers: Vec::new(),
+        checkpoint: None,
     }))
 }
 

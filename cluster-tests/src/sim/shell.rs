@@ -17,6 +17,8 @@ use super::world::{Happening, Parcel, World};
 
 /// Entries in one answer: small, so that answers are cut often.
 const ENTRIES_MAX: usize = 24;
+/// A process that runs longer has made a checkpoint by then, in microseconds.
+const CHECKPOINT_US: u64 = 200_000;
 
 impl World {
     pub(crate) fn run_effect(&mut self, host: usize, effect: Effect) -> Result<(), Violation> {
@@ -38,9 +40,12 @@ impl World {
             Effect::Run(run) => self.start_process(host, *run)?,
             Effect::Halt(attempt) => self.halt(host, attempt),
             Effect::Fetch { position, bundle, from } => self.fetch(host, position, bundle, self.index[&from]),
-            // Simulated jobs leave nothing; who keeps what is proven beside the rule.
-            Effect::Keep { left, .. } => {
-                let input = Box::new(Input::Kept { left, complete: true });
+            // Simulated jobs leave checkpoints and nothing else; who keeps what is proven beside the rule.
+            Effect::Keep { left, unless_held, .. } => {
+                self.coverage.count("second copy ordered");
+                // The first try fails now and then, told by what is copied.
+                let complete = left.outputs.is_none_or(|outputs| outputs.manifest.0[0] % 4 > 0) || !unless_held;
+                let input = Box::new(Input::Kept { left, complete });
                 self.after(1_000, Happening::Feed { host, life, input });
             }
             Effect::Review { .. } => {
@@ -241,6 +246,9 @@ impl World {
         if !run.spec.after.is_empty() {
             self.coverage.count("dependency opened");
         }
+        if run.checkpoint.is_some() {
+            self.coverage.count("attempt from a checkpoint");
+        }
         let attempt = run.attempt;
         let Some(serial) = self.hosts[host].runner.take(run) else {
             return Err(Violation::new("core", format!("host {host} was told to run {attempt}, which it runs")));
@@ -272,6 +280,13 @@ impl World {
         let length_us = length_us(&spec, &mut self.rng);
         let ending = ending(&spec, &mut self.rng);
         self.after(length_us, Happening::Ends { host, attempt, serial, ending });
+        if length_us > CHECKPOINT_US {
+            let manifest = ContentId::of(attempt.file_name().as_bytes());
+            let bundle = BundleRef { manifest, total_bytes: 1, files: 1 };
+            let input = Box::new(Input::Checkpoint { attempt, bundle, saved_unix_ms: started_unix_ms });
+            let life = self.hosts[host].life;
+            self.after(CHECKPOINT_US, Happening::Feed { host, life, input });
+        }
         self.step(host, Input::Started { attempt, started_unix_ms })
     }
 

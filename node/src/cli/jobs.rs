@@ -16,7 +16,7 @@ use super::time::{ago, date, length, now_unix_ms};
 use super::{follow, get};
 use crate::http::words::Done;
 use crate::http::words::explain::ExplanationWord;
-use crate::http::words::job::{AttemptWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord};
+use crate::http::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord};
 use crate::http::words::submit::SubmitAnswer;
 
 /// Jobs asked for at a time.
@@ -224,6 +224,7 @@ fn job_text(job: &JobWord) -> String {
         ("bundle", job.bundle.as_ref().map(bundle).unwrap_or_default()),
         ("environment", job.environment.as_ref().map(|environment| environment.path.clone()).unwrap_or_default()),
         ("outputs", job.outputs.as_ref().map(bundle).unwrap_or_default()),
+        ("checkpoint", job.checkpoint.as_ref().map(checkpoint_text).unwrap_or_default()),
         ("held by", job.held_by.as_deref().map(held_by).unwrap_or_default()),
         ("coordinator", job.coordinator.as_ref().map(|node| node.name.clone()).unwrap_or_default()),
         ("tags", pairs(&line.tags)),
@@ -231,6 +232,13 @@ fn job_text(job: &JobWord) -> String {
         ("marks", marks_text(job)),
         ("attempts", job.attempts.iter().map(|attempt| attempt_text(attempt, &size)).collect::<Vec<_>>().join("\n")),
     ])
+}
+
+/// From where it would go on.
+fn checkpoint_text(checkpoint: &CheckpointWord) -> String {
+    let CheckpointWord { attempt, node, saved_unix_ms, total_bytes, files } = checkpoint;
+    let at = date(*saved_unix_ms);
+    format!("{files} files, {} of attempt {attempt} on {}, {at}", ByteSize(*total_bytes), node.name)
 }
 
 /// Who has what it left.

@@ -15,7 +15,7 @@ use proto::{ByteSize, GroupId, JobId, Member, NodeId};
 use super::words::blob::BundleWord;
 use super::words::ending::EndingWord;
 use super::words::explain::{ExplanationWord, NodeLacks};
-use super::words::job::{AttemptWord, Counts, JobLine, JobWord, StateWord};
+use super::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobWord, StateWord};
 use super::words::node::{AcceptingWord, GpuWord, NodeRef, NodeWord, PresenceWord};
 use super::words::submit::{AfterWord, EnvironmentWord};
 use super::words::track::TrackedWord;
@@ -250,6 +250,7 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
             python: environment.python.clone(),
         }),
         outputs: outputs.map(bundle),
+        checkpoint: job.and_then(|job| checkpoint(job, names)),
         held_by: None,
         coordinator: group.claim.map(|claim| names.of(claim.coordinator)),
         stop_wished: group.stop.is_some() || job.is_some_and(|job| job.stop.is_some()),
@@ -258,6 +259,17 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
         attempts: job.map(|job| attempts(job, names)).unwrap_or_default(),
         line,
     }
+}
+
+fn checkpoint(job: &JobRecord, names: &Names) -> Option<CheckpointWord> {
+    let (&(key, _), checkpoint) = job.checkpoints.last_key_value().filter(|_| job.outcome.is_none())?;
+    Some(CheckpointWord {
+        attempt: attempt_id(&key),
+        node: names.of(key.worker),
+        saved_unix_ms: checkpoint.saved_unix_ms,
+        total_bytes: checkpoint.bundle.total_bytes,
+        files: checkpoint.bundle.files,
+    })
 }
 
 fn after(spec: &GroupSpec) -> Vec<AfterWord> {

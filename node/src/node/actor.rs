@@ -306,7 +306,10 @@ impl Actor {
                 Told::Started { attempt, started_unix_ms } => {
                     self.state.inputs.push(Input::Started { attempt, started_unix_ms });
                 }
-                Told::Ended(Collected { finished, inline, told }) => {
+                Told::Saved { attempt, bundle, saved_unix_ms } => {
+                    self.state.inputs.push(Input::Checkpoint { attempt, bundle, saved_unix_ms });
+                }
+                Told::Ended(Collected { finished, inline, told, .. }) => {
                     // Before its end: who sees that it ended sees all that it told.
                     told.into_iter().for_each(|update| self.write_told(update));
                     self.state.inputs.push(Input::Ended { finished, inline });

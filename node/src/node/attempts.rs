@@ -9,13 +9,13 @@ use std::time::Duration;
 use proto::AttemptId;
 use proto::core_io::{Adopted, Run};
 use proto::event::AttemptFinished;
-use proto::job::{Ending, LostReason, StartFailure, Usage};
+use proto::job::{BundleRef, Ending, LostReason, StartFailure, Usage};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::collect::{self, Collected};
 use super::handle::{Shared, unix_ms};
-use super::prepare;
+use super::{prepare, watch};
 use crate::exec::client::RunnerHandle;
 use crate::exec::environment::Environments;
 use crate::exec::protocol::{AttemptStatus, Ended, Event, StartOrder};
@@ -44,6 +44,22 @@ pub(super) struct Context {
 struct Live {
     run: Arc<Run>,
     stage: Stage,
+    /// While its process runs.
+    watch: Option<AbortHandle>,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end_watch();
+    }
+}
+
+impl Live {
+    fn end_watch(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
+        }
+    }
 }
 
 enum Stage {
@@ -57,6 +73,8 @@ enum Stage {
 pub(super) enum Done {
     /// Everything is there, or will never be.
     Prepared(AttemptId, Result<Box<StartOrder>, StartFailure>),
+    /// Its checkpoint directory is stored, then, in milliseconds since 1970.
+    Saved(AttemptId, BundleRef, u64),
     /// What it left is stored.
     Collected(Collected),
 }
@@ -64,6 +82,7 @@ pub(super) enum Done {
 /// What the core must hear.
 pub(super) enum Told {
     Started { attempt: AttemptId, started_unix_ms: u64 },
+    Saved { attempt: AttemptId, bundle: BundleRef, saved_unix_ms: u64 },
     Ended(Collected),
 }
 
@@ -96,7 +115,7 @@ impl Attempts {
     /// The core's order.
     pub(super) fn run(&mut self, run: Run, told: &mut Vec<Told>) {
         let (attempt, run) = (run.attempt, Arc::new(run));
-        let stage = if prepare::is_simple(&run.spec) {
+        let stage = if prepare::is_simple(&run.spec) && run.checkpoint.is_none() {
             match prepare::simple_order(&self.context.shared, &run) {
                 Ok(order) => self.orders.push(order),
                 Err(failure) => {
@@ -114,7 +133,7 @@ impl Attempts {
             Stage::Preparing(task.abort_handle())
         };
         self.context.track(&run);
-        self.table.insert(attempt, Live { run, stage });
+        self.table.insert(attempt, Live { run, stage, watch: None });
     }
 
     /// The core no longer wants it.
@@ -164,10 +183,19 @@ impl Attempts {
                     }
                 }
             }
+            Done::Saved(attempt, bundle, saved_unix_ms) => {
+                if self.table.contains_key(&attempt) {
+                    told.push(Told::Saved { attempt, bundle, saved_unix_ms });
+                }
+            }
             Done::Collected(collected) => {
                 let attempt = collected.finished.attempt;
                 self.table.remove(&attempt);
                 self.forget[2].push(attempt);
+                if let Some(bundle) = collected.checkpoint {
+                    let saved_unix_ms = collected.finished.ended_unix_ms;
+                    told.push(Told::Saved { attempt, bundle, saved_unix_ms });
+                }
                 told.push(Told::Ended(collected));
             }
         }
@@ -178,12 +206,22 @@ impl Attempts {
         for event in events {
             match event {
                 Event::Started(started) => {
+                    self.watch(started.attempt);
                     told.push(Told::Started { attempt: started.attempt, started_unix_ms: started.started_unix_ms })
                 }
                 Event::Ended(ended) => self.on_ended(ended, told),
                 // It ended before the stop came; its end is on the way or known.
                 Event::Unknown(_) => {}
             }
+        }
+    }
+
+    /// Its process runs: what it makes meanwhile is looked after.
+    fn watch(&mut self, attempt: AttemptId) {
+        let Some(live) = self.table.get_mut(&attempt) else { return };
+        if live.watch.is_none() && !prepare::is_bare(&live.run.spec) {
+            let task = watch::watch(self.context.shared.clone(), live.run.clone(), self.done.clone());
+            live.watch = Some(tokio::spawn(task).abort_handle());
         }
     }
 
@@ -202,6 +240,7 @@ impl Attempts {
             told.push(Told::Ended(finished(ended).into()));
             return;
         }
+        live.end_watch();
         live.stage = Stage::Collecting;
         let (context, run, done) = (self.context.clone(), live.run.clone(), self.done.clone());
         tokio::spawn(async move {
@@ -238,7 +277,8 @@ impl Attempts {
                 started_unix_ms,
             });
             self.context.track(&run);
-            self.table.insert(attempt, Live { run: Arc::new(run), stage: Stage::Ordered });
+            self.table.insert(attempt, Live { run: Arc::new(run), stage: Stage::Ordered, watch: None });
+            self.watch(attempt);
             if let Some(ended) = ended {
                 self.on_ended(ended, told);
             }

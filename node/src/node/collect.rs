@@ -1,16 +1,17 @@
 //! What an attempt leaves: its outputs and its log become blobs. Its directory stays until the log says so
 //! durably (`attempts.rs`): after a crash before that, all is collected again.
 
-use proto::ContentId;
 use proto::codec;
 use proto::core_io::Run;
 use proto::event::{AttemptFinished, INLINE_MAX, LogRef};
 use proto::job::BundleRef;
+use proto::{ContentId, JobState, Manifest};
 
 use super::attempts::{Context, finished};
 use super::handle::Shared;
 use super::tracking::{self, Update};
-use super::{bundle, prepare, tail};
+use super::{bundle, prepare, tail, watch};
+use crate::blobs::BlobStore;
 use crate::exec::protocol::Ended;
 
 /// Outputs beyond this are left out, with a line in the log: artifacts of that size belong elsewhere.
@@ -22,12 +23,14 @@ pub(super) struct Collected {
     pub(super) inline: Vec<Vec<u8>>,
     /// What it told of itself in the end.
     pub(super) told: Option<Update>,
+    /// For the attempt that may follow.
+    pub(super) checkpoint: Option<BundleRef>,
 }
 
 impl From<AttemptFinished> for Collected {
     /// Of one that left nothing.
     fn from(finished: AttemptFinished) -> Self {
-        Self { finished: Box::new(finished), inline: Vec::new(), told: None }
+        Self { finished: Box::new(finished), inline: Vec::new(), told: None, checkpoint: None }
     }
 }
 
@@ -35,12 +38,15 @@ impl From<AttemptFinished> for Collected {
 pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Collected {
     let (shared, run) = (context.shared.clone(), run.clone());
     let mut collected = Collected::from(finished(ended));
+    let goes_on = collected.finished.ending.state() == JobState::Failed && !prepare::is_bare(&run.spec);
     let work = move || {
+        let checkpoint = if goes_on { watch::store(&shared, &run) } else { None };
         let outputs = outputs(&shared, &run);
         let told = tracking::seal(&shared, run.attempt);
-        (outputs, log(&shared, &run), told)
+        (checkpoint, outputs, log(&shared, &run), told)
     };
-    if let Ok((outputs, log, told)) = tokio::task::spawn_blocking(work).await {
+    if let Ok((checkpoint, outputs, log, told)) = tokio::task::spawn_blocking(work).await {
+        collected.checkpoint = checkpoint;
         collected.finished.outputs = outputs;
         collected.told = told;
         if let Some((log, inline)) = log {
@@ -72,13 +78,15 @@ fn outputs(shared: &Shared, run: &Run) -> Option<BundleRef> {
     if outputs.manifest.files.is_empty() {
         return None;
     }
-    let manifest = shared.blobs.put_bytes(&codec::encode(&outputs.manifest)).ok()?;
-    shared.blobs.sync(&bundle::contents(manifest, &outputs.manifest)).ok()?;
-    Some(BundleRef {
-        manifest,
-        total_bytes: outputs.manifest.total_bytes(),
-        files: u32::try_from(outputs.manifest.files.len()).unwrap_or(u32::MAX),
-    })
+    store_manifest(&shared.blobs, &outputs.manifest)
+}
+
+/// Makes a manifest, whose files are stored, and them durable.
+pub(super) fn store_manifest(blobs: &BlobStore, manifest: &Manifest) -> Option<BundleRef> {
+    let id = blobs.put_bytes(&codec::encode(manifest)).ok()?;
+    blobs.sync(&bundle::contents(id, manifest)).ok()?;
+    let files = u32::try_from(manifest.files.len()).unwrap_or(u32::MAX);
+    Some(BundleRef { manifest: id, total_bytes: manifest.total_bytes(), files })
 }
 
 /// A small log rides in the entry that says how the attempt ended: it is where that is. A larger one becomes a blob.
@@ -107,7 +115,7 @@ fn log(shared: &Shared, run: &Run) -> Option<(LogRef, Vec<Vec<u8>>)> {
 }
 
 /// People look for what happened in the job's log.
-fn note_in_log(shared: &Shared, run: &Run, text: &str) {
+pub(super) fn note_in_log(shared: &Shared, run: &Run, text: &str) {
     use std::io::Write as _;
     let path = tail::log_path(&shared.home, run.attempt);
     if let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(path) {

@@ -160,6 +160,10 @@ fn add_job(blobs: &BlobStore, job: &JobRecord, needed: &mut BTreeSet<ContentId>)
     for tracked in job.attempts.values().filter_map(|attempt| attempt.tracked.as_ref()?.files) {
         add_bundle(blobs, tracked.manifest, needed);
     }
+    // Once it has ended nobody goes on from there.
+    for checkpoint in job.checkpoints.values().filter(|_| job.outcome.is_none()) {
+        add_bundle(blobs, checkpoint.bundle.manifest, needed);
+    }
     for finished in job.attempts.values().filter_map(|attempt| attempt.finished.as_ref()) {
         needed.extend(finished.log.iter().map(|log| log.content));
         if let Some(outputs) = finished.outputs {

@@ -9,6 +9,7 @@ mod ask;
 mod attempts;
 mod blob_link;
 pub(crate) mod bundle;
+mod checkpoints;
 mod cluster;
 mod collect;
 mod config;
@@ -24,6 +25,7 @@ mod start;
 mod tail;
 pub(crate) mod told;
 pub(crate) mod tracking;
+mod watch;
 
 pub use cluster::{Cluster, ClusterError};
 pub use config::{API_PORT, Config, P2P_PORT};

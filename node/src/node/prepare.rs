@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ask::{Answer, Question, ask};
 use super::attempts::{Context, STOP_GRACE};
+use super::checkpoints;
 use super::handle::{NodeError, Shared};
 use super::home::Home;
 use super::tracking;
@@ -103,6 +104,9 @@ pub(super) async fn prepare(context: &Context, run: &Run) -> Result<StartOrder, 
     }
     let mut env = secrets(&context.shared, run).await?;
     make_dirs(&context.shared.home, run)?;
+    if let Some(checkpoint) = &run.checkpoint {
+        checkpoints::restore(&context.shared, run, checkpoint).await?;
+    }
     let work = work_dir(&context.shared.home, run);
     if let Some(bundle) = spec.bundle {
         let manifest = get_bundle(context, run, bundle.manifest).await?;
@@ -152,10 +156,14 @@ async fn get_bundle(context: &Context, run: &Run, id: proto::ContentId) -> Resul
 async fn unpack(blobs: &BlobStore, manifest: Manifest, work: PathBuf) -> Result<(), StartFailure> {
     let blobs = blobs.clone();
     let unpacked = tokio::task::spawn_blocking(move || blobs.unpack(&manifest, &work)).await;
-    match unpacked.map_err(|_| StartFailure::System("unpacking ended early".to_owned()))? {
-        Ok(()) => Ok(()),
-        Err(UnpackError::Store(error)) if error.is_disk_full() => Err(StartFailure::DiskFull),
-        Err(error) => Err(StartFailure::System(error.to_string())),
+    unpacked.map_err(|_| StartFailure::System("unpacking ended early".to_owned()))?.map_err(unpack_failure)
+}
+
+/// Why an attempt does not start when its files cannot be laid out.
+pub(super) fn unpack_failure(error: UnpackError) -> StartFailure {
+    match error {
+        UnpackError::Store(error) if error.is_disk_full() => StartFailure::DiskFull,
+        error => StartFailure::System(error.to_string()),
     }
 }
 
@@ -220,7 +228,7 @@ fn make_dirs(home: &Home, run: &Run) -> Result<(), StartFailure> {
 }
 
 /// Outlives the attempt: the next one of the same job on this node finds it again.
-fn checkpoint_dir(home: &Home, run: &Run) -> PathBuf {
+pub(super) fn checkpoint_dir(home: &Home, run: &Run) -> PathBuf {
     let job = run.attempt.job;
     let dir = home.checkpoints().join(job.group.to_string());
     match job.member {
@@ -314,7 +322,7 @@ pub(super) fn recall(shared: &Shared, attempt: AttemptId) -> Option<Run> {
     if let Some(Note { spec, reservation, position }) =
         std::fs::read(path).ok().and_then(|note| codec::decode(&note).ok())
     {
-        return Some(Run { attempt, spec, reservation, position, providers: Vec::new() });
+        return Some(Run { attempt, spec, reservation, position, providers: Vec::new(), checkpoint: None });
     }
     let Ok(Some(Record::Group(record))) = shared.store.record(&RecordKey::Group(attempt.job.group)) else {
         return None;
@@ -322,10 +330,10 @@ pub(super) fn recall(shared: &Shared, attempt: AttemptId) -> Option<Run> {
     let Submitted { spec, position, .. } = record.submitted?;
     let Requirement { cpu_milli, memory, .. } = spec.requirement;
     let reservation = Reservation { cpu_milli, memory, ..Reservation::default() };
-    Some(Run { attempt, spec: (*spec).clone(), reservation, position, providers: Vec::new() })
+    Some(Run { attempt, spec: (*spec).clone(), reservation, position, providers: Vec::new(), checkpoint: None })
 }
 
-fn system(error: &std::io::Error) -> StartFailure {
+pub(super) fn system(error: &std::io::Error) -> StartFailure {
     if error.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) {
         StartFailure::DiskFull
     } else {

@@ -142,6 +142,7 @@ fn job_record() -> JobRecord {
         tracked: Some(Box::new(samples::tracked())),
     };
     JobRecord {
+        checkpoints: samples::checkpoints(),
         attempts: BTreeMap::from([(key(1), AttemptRecord::default()), (key(3), whole)]),
         outcome: Some(Outcome {
             claim: claim(),

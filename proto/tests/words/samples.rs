@@ -10,6 +10,7 @@ use proto::job::{
 };
 use proto::log::{EntryRange, VersionVector};
 use proto::message::{Accepting, Advert, Demand, Message, Offer, OfferReply};
+use proto::record::{AttemptKey, Checkpoint, CheckpointMap};
 use proto::ticket::{Secret, Ticket};
 use proto::track::{ArtifactNote, ErrorNote, MetricSummary, Scalar, Summary, Tracked};
 use proto::{
@@ -181,6 +182,11 @@ pub(crate) fn tracked() -> Tracked {
     Tracked { revision: 3, summary, files: Some(bundle()) }
 }
 
+pub(crate) fn checkpoints() -> CheckpointMap {
+    let key = AttemptKey { epoch: 2, number: 3, worker: node(8) };
+    BTreeMap::from([((key, 3), Checkpoint { bundle: bundle(), saved_unix_ms: 1_700_000_040_500 })])
+}
+
 /// Every kind of event.
 pub(crate) fn events() -> Vec<Event> {
     let outcome = |member, attempt| JobOutcome { member, attempt, ending: Ending::Exited { code: 0 } };
@@ -203,6 +209,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::MemberLabelled { node: node(8), labels: BTreeMap::from([(text("rack"), text("b"))]) },
         Event::MemberDrained { node: node(8), drained: true },
         Event::SecretRotated { number: 2 },
+        Event::CheckpointSaved { attempt: attempt(), number: 3, bundle: bundle(), saved_unix_ms: 1_700_000_040_500 },
         Event::AttemptTracked { attempt: attempt(), tracked: Box::new(tracked()) },
         Event::Unknown(Frame { kind: 999, version: 3, body: vec![1, 2, 3] }),
     ]
@@ -325,6 +332,7 @@ pub(crate) fn messages() -> Vec<Message> {
             group: group(),
             epoch: 2,
             members: vec![(Member::Index(300), 3), (Member::Only, 1)],
+            checkpoints: BTreeMap::from([(Member::Index(300), checkpoints())]),
             spec: spec(),
             position: position(),
         })),

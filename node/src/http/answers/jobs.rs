@@ -274,7 +274,8 @@ pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Pat
     let mut word = word(&api.node, id, &group, job.as_ref()).await?;
     // A node that is gone may have them: the rest of the record is no less true.
     word.artifacts = track::of(&api.node, job.as_ref()).await.unwrap_or_default();
-    if let Some(left) = job.as_ref().and_then(|job| Left::of(id, job)) {
+    let left = job.as_ref().and_then(|job| Left::of(id, job).or_else(|| Left::checkpoint_of(id, job)));
+    if let Some(left) = left {
         let holders = api.node.holders_of(&left).await?;
         let (_, names) = view(&api.node).await?;
         word.held_by = Some(holders.into_iter().map(|node| names.name(node)).collect());

@@ -201,7 +201,11 @@ pub struct JobWord {
     /// Files that it made or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs: Option<BundleWord>,
-    /// Nodes that have its outputs and its log and answer now, by name; none: it left nothing but what every node has.
+    /// From where its next attempt goes on, should this one be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointWord>,
+    /// Nodes that have its outputs and its log, or while it runs its last checkpoint, and answer now, by name; none: it
+    /// left nothing but what every node has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<Vec<String>>,
     /// Who sees it through.
@@ -247,6 +251,21 @@ pub struct AttemptWord {
     /// Length of its log once it is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<u64>,
+}
+
+/// What was in the checkpoint directory of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckpointWord {
+    /// The attempt, `EPOCH.NUMBER`.
+    pub attempt: String,
+    /// Where it was made.
+    pub node: NodeRef,
+    /// When, in milliseconds since 1970.
+    pub saved_unix_ms: u64,
+    /// Sum of its files' sizes.
+    pub total_bytes: u64,
+    /// How many entries it has.
+    pub files: u32,
 }
 
 /// `PATCH /jobs/{id}/marks`: what is given changes, the rest stays.
