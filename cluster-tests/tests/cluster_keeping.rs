@@ -198,3 +198,27 @@ fn a_failed_attempt_hands_its_checkpoint_to_the_next_one_elsewhere() {
     assert_eq!(list(&word, "attempts").len(), 2, "{word}");
     assert_eq!(lab.logs(1, &job), "attempt 1 on n0\n");
 }
+
+#[test]
+fn lines_are_told_by_their_time_from_any_node() {
+    let mut lab = Lab::start(2);
+    let (mark, go) = (lab.path("mark"), lab.path("go"));
+    let script = format!(
+        "echo early; sleep 3; date -u +%FT%TZ > {0}.new; mv {0}.new {0}; sleep 2; echo late; \
+         until [ -e {1} ]; do sleep 0.1; done; echo last",
+        mark.display(),
+        go.display()
+    );
+    let job = lab.submit_id(0, &["--node", "n1"], &script);
+    wait_for("it has written twice", SOON, || lab.logs(0, &job).contains("late").then_some(()));
+    let since = std::fs::read_to_string(&mark).expect("written before").trim().to_owned();
+    let told = |lab: &Lab, since: &str| lab.fnode(0, &["logs", "--since", since, &job]).ok().stdout;
+    assert_eq!(told(&lab, &since), "late\n", "while it runs");
+    assert_eq!(told(&lab, "1h"), "early\nlate\n");
+    lab.touch("go");
+    lab.wait_ended(0, &job, SOON);
+    lab.kill_host(1);
+    assert_eq!(told(&lab, &since), "late\nlast\n", "from the journal");
+    assert_eq!(told(&lab, "1h"), "early\nlate\nlast\n");
+    lab.fnode(0, &["logs", "--since", "tomorrow", &job]).refused(&["neither a duration nor a time", "15:04"]);
+}

@@ -49,7 +49,8 @@ pub enum Event {
     AttemptFinished {
         /// How, and what it left.
         finished: Box<AttemptFinished>,
-        /// Its log when that fits in [`INLINE_MAX`]. The record keeps only the [`LogRef`]: memory does not grow with logs.
+        /// Its log when that fits in [`INLINE_MAX`], and the log's times. The record keeps only the [`LogRef`]: memory
+        /// does not grow with logs.
         inline: Vec<Vec<u8>>,
     },
     /// The writer, a coordinator, gave an attempt up.
@@ -168,6 +169,8 @@ pub struct LogRef {
     pub content: ContentId,
     /// Its length in bytes.
     pub size: u64,
+    /// When its lines were written, as a small blob that rides in the same event; `None`: within a second.
+    pub times: Option<ContentId>,
 }
 
 /// How one job ended.

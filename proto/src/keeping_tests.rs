@@ -35,7 +35,7 @@ fn job(number: u8) -> JobId {
 }
 
 fn left(job: JobId, worker: NodeId) -> Left {
-    let log = Some(LogRef { content: ContentId([1; 32]), size: INLINE_MAX as u64 + 1 });
+    let log = Some(LogRef { content: ContentId([1; 32]), size: INLINE_MAX as u64 + 1, times: None });
     Left { job, worker, log, outputs: None, tracked: None }
 }
 
@@ -48,7 +48,7 @@ fn ended_at(worker: NodeId, job: JobId, log_bytes: u64) -> JobRecord {
         started_unix_ms: 1,
         ended_unix_ms: 2,
         outputs: None,
-        log: Some(LogRef { content: ContentId([1; 32]), size: log_bytes }),
+        log: Some(LogRef { content: ContentId([1; 32]), size: log_bytes, times: None }),
     };
     let log = LogId { author: worker, incarnation: 1 };
     JobRecord {

@@ -31,7 +31,7 @@ const WAIT_S: u64 = 30;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Start {
     pub(crate) tail: u64,
-    pub(crate) since_s: u64,
+    pub(crate) since_unix_ms: u64,
     pub(crate) attempt: String,
 }
 
@@ -78,7 +78,7 @@ impl EventLines {
 pub(crate) async fn logs(mut client: Client, args: &LogsArgs, output: Output) -> Result<Exit, CliError> {
     let start = Start {
         tail: args.tail.unwrap_or(0),
-        since_s: args.since.map_or(0, |since| since.as_secs().max(1)),
+        since_unix_ms: args.since.unwrap_or(0),
         attempt: args.attempt.clone().unwrap_or_default(),
     };
     let job: JobWord = client.get(&format!("/jobs/{}", segment(&args.job))).await?;
@@ -91,7 +91,7 @@ pub(crate) async fn logs(mut client: Client, args: &LogsArgs, output: Output) ->
     let mut place = Place::default();
     let is_there = print_log(&mut client, &job.line.id, &start, &mut place, false, output).await?;
     if !is_there && !output.is_json() {
-        let why = match (job.line.state, start.since_s) {
+        let why = match (job.line.state, start.since_unix_ms) {
             (StateWord::Queued, _) => "has not started; fnode job explain tells why",
             (_, 1..) => "has written nothing in that time",
             _ => "has written nothing",
@@ -224,7 +224,7 @@ async fn print_log(
     let attempt = if place.attempt.is_empty() { start.attempt.clone() } else { place.attempt.clone() };
     let asked = query(&[
         ("tail", number(start.tail)),
-        ("since_s", number(start.since_s)),
+        ("since_unix_ms", number(start.since_unix_ms)),
         ("attempt", attempt),
         ("after_attempt", place.read.clone()),
         ("offset", number(place.offset)),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::ByteSize;
 
+use super::time::{date, now_unix_ms};
 use crate::http::words::error::ErrorWord;
 use crate::http::words::submit::{
     CPU_MILLI_MAX, GPU_MEMORY_MAX, GPUS_MAX, MEMORY_MAX, TIMEOUT_MAX_S, TriggerWord, check_label, check_project,
@@ -82,6 +83,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         return Err("longer than 365 days".to_owned());
     }
     Ok(length)
+}
+
+/// A length of time until now, or a time in UTC: the day may be left out, and so may the seconds. In milliseconds since
+/// 1970.
+pub(crate) fn since(text: &str) -> Result<u64, String> {
+    let now = now_unix_ms();
+    if let Ok(length) = duration(text) {
+        return Ok(now.saturating_sub(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)));
+    }
+    let refuse = || "neither a duration nor a time; write for example 15m, 15:04 or \"2026-11-21 15:04:05\"".to_owned();
+    let time = text.trim().trim_end_matches(" UTC");
+    let time = if time.contains('-') { time.to_owned() } else { format!("{} {time}", &date(now)[..10]) };
+    let time = if time.matches(':').count() == 1 { format!("{}:00", time.trim_end_matches('Z')) } else { time };
+    let at = humantime::parse_rfc3339_weak(&time).map_err(|_| refuse())?;
+    let at = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| refuse())?;
+    let at = u64::try_from(at.as_millis()).map_err(|_| refuse())?;
+    if at > now { Err(format!("{} is still to come", date(at))) } else { Ok(at) }
 }
 
 /// `KEY=VALUE`, as a variable of the job's environment.
@@ -199,6 +217,25 @@ mod tests {
         for text in ["", "0", "0s", "soon", "-5m", "400d", "5 parsecs", "99999999999999999999"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn times_are_read_with_and_without_a_day() {
+        let at = |text: &str| since(text).map(date);
+        assert_eq!(at("2025-03-04T05:06:07Z").as_deref(), Ok("2025-03-04 05:06:07 UTC"));
+        assert_eq!(at("2025-03-04 05:06").as_deref(), Ok("2025-03-04 05:06:00 UTC"));
+        assert_eq!(at("2025-03-04 05:06:07 UTC").as_deref(), Ok("2025-03-04 05:06:07 UTC"), "as it is printed");
+        let now = now_unix_ms();
+        let midnight = since("00:00").expect("a time of today");
+        let midnights = [now, now_unix_ms()].map(|now| now - now % 86_400_000);
+        assert!(midnights.contains(&midnight), "{midnight}");
+        let ago = now - since("15m").expect("a duration");
+        assert!((899_000..=900_000).contains(&ago), "{ago}");
+        for text in ["", "soon", "25:00", "2025-13-01 00:00", "15", "2025"] {
+            let told = since(text);
+            assert!(told.is_err() || text.parse::<u64>().is_ok(), "{text}: {told:?}");
+        }
+        assert!(since("2999-01-01 00:00").is_err_and(|told| told.ends_with("is still to come")));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What an attempt leaves: its outputs and its log become blobs. Its directory stays until the log says so
 //! durably (`attempts.rs`): after a crash before that, all is collected again.
 
+use std::path::Path;
+
 use proto::codec;
 use proto::core_io::Run;
 use proto::event::{AttemptFinished, INLINE_MAX, LogRef};
@@ -10,7 +12,7 @@ use proto::{ContentId, JobState, Manifest};
 use super::attempts::{Context, finished};
 use super::handle::Shared;
 use super::tracking::{self, Update};
-use super::{bundle, prepare, tail, watch};
+use super::{bundle, prepare, tail, times, watch};
 use crate::blobs::BlobStore;
 use crate::exec::protocol::Ended;
 
@@ -99,19 +101,27 @@ fn log(shared: &Shared, run: &Run) -> Option<(LogRef, Vec<Vec<u8>>)> {
     if len <= INLINE_MAX as u64 {
         let bytes = std::fs::read(&path).ok()?;
         if bytes.len() <= INLINE_MAX {
-            let log = LogRef { content: ContentId::of(&bytes), size: bytes.len() as u64 };
-            return Some((log, vec![bytes]));
+            let log = LogRef { content: ContentId::of(&bytes), size: bytes.len() as u64, times: None };
+            return Some(with_times(log, vec![bytes], &path));
         }
     }
     let (content, size) = shared.blobs.put_file(&path).ok()?;
-    let log = LogRef { content, size };
+    let log = LogRef { content, size, times: None };
     if log.is_inline() {
         // A job may cut its own log.
         let bytes = shared.blobs.read_small(content, INLINE_MAX as u64).ok()?;
-        return Some((log, vec![bytes]));
+        return Some(with_times(log, vec![bytes], &path));
     }
     shared.blobs.sync(&[content]).ok()?;
-    Some((log, Vec::new()))
+    Some(with_times(log, Vec::new(), &path))
+}
+
+/// When its lines were written rides along.
+fn with_times(log: LogRef, mut inline: Vec<Vec<u8>>, path: &Path) -> (LogRef, Vec<Vec<u8>>) {
+    let Some(times) = times::seal(path) else { return (log, inline) };
+    let log = LogRef { times: Some(ContentId::of(&times)), ..log };
+    inline.push(times);
+    (log, inline)
 }
 
 /// People look for what happened in the job's log.

@@ -410,6 +410,15 @@ impl NodeHandle {
         tail::log_chunk(self, job, attempt, offset, max, wait).await
     }
 
+    /// Where what an attempt wrote at `unix_ms` (milliseconds since 1970) or later begins in its log: the start of a
+    /// line, to the second and too early rather than too late.
+    ///
+    /// # Errors
+    /// As [`Self::log_chunk`].
+    pub async fn log_offset_at(&self, job: JobId, attempt: AttemptKey, unix_ms: u64) -> Result<u64, NodeError> {
+        tail::offset_at(self, job, attempt, unix_ms).await
+    }
+
     /// Gets a manifest and all its files onto this node, from whichever node has them.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ mod prepare;
 mod secrets;
 mod start;
 mod tail;
+mod times;
 pub(crate) mod told;
 pub(crate) mod tracking;
 mod watch;

@@ -15,13 +15,15 @@ use tokio::time::Instant;
 
 use super::handle::{NodeError, NodeHandle, Shared};
 use super::home::Home;
-use super::prepare;
+use super::{prepare, times};
 use crate::net::BulkProtocol;
 
 /// Most bytes in one answer.
 pub(super) const CHUNK_MAX: usize = 256 << 10;
 /// Longest wait for more in one request; a reader asks again.
 const WAIT_MAX: Duration = Duration::from_secs(20);
+/// So far back the beginning of a line is looked for.
+const LINE_MAX: usize = 64 << 10;
 /// A log that does not grow is looked at this often, slower and slower.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(100);
@@ -39,13 +41,13 @@ pub struct LogChunk {
     pub eof: bool,
 }
 
-/// Asks a worker for part of the log of an attempt that it holds.
+/// Asks a worker about the log of an attempt that it holds.
 #[derive(Debug, Serialize, Deserialize)]
-struct TailRequest {
-    attempt: AttemptId,
-    offset: u64,
-    max: u32,
-    wait_ms: u32,
+enum TailRequest {
+    /// Part of it: a [`LogChunk`], or none.
+    Part { attempt: AttemptId, offset: u64, max: u32, wait_ms: u32 },
+    /// How long it was then, in milliseconds since 1970: a number of bytes.
+    LengthAt { attempt: AttemptId, unix_ms: u64 },
 }
 
 /// The file that an attempt's output goes to while it is here.
@@ -202,7 +204,7 @@ async fn ask(
 ) -> std::io::Result<Option<LogChunk>> {
     let stream = node.shared.net.open_bulk(worker, BulkProtocol::Tail).await;
     let mut stream = stream.map_err(std::io::Error::other)?;
-    let request = TailRequest {
+    let request = TailRequest::Part {
         attempt,
         offset,
         max: u32::try_from(max).unwrap_or(u32::MAX),
@@ -210,6 +212,49 @@ async fn ask(
     };
     write_word(&mut stream, &request).await?;
     tokio::time::timeout(wait + Duration::from_secs(5), read_word::<Option<LogChunk>>(&mut stream)).await?
+}
+
+/// Where what was written at `unix_ms` or later begins, at the start of a line; to the second, and too early rather than
+/// too late. 0 where nothing is known of its times.
+pub(super) async fn offset_at(
+    node: &NodeHandle,
+    job: JobId,
+    attempt: AttemptKey,
+    unix_ms: u64,
+) -> Result<u64, NodeError> {
+    let source = node.job(job)?.and_then(|record| source_of(job, &record, Some(attempt)));
+    let len = match source {
+        Some(Source::Sealed { log: LogRef { times: Some(times), .. }, .. }) => {
+            let shared = node.shared.clone();
+            let read = tokio::task::spawn_blocking(move || shared.store.inline(times));
+            let bytes = read.await.map_err(|_| NodeError::Closing)??;
+            bytes.map_or(0, |bytes| times::offset_in_sealed(&bytes, unix_ms))
+        }
+        Some(Source::Live { attempt, worker }) => length_at(node, attempt, worker, unix_ms).await,
+        _ => 0,
+    };
+    if len == 0 {
+        return Ok(0);
+    }
+    let from = len.saturating_sub(LINE_MAX as u64);
+    let max = usize::try_from(len - from).unwrap_or(LINE_MAX);
+    let before = log_chunk(node, job, Some(attempt), from, max, Duration::ZERO).await?.bytes;
+    let line = before.iter().rposition(|&byte| byte == b'\n').map(|at| from + at as u64 + 1);
+    Ok(line.unwrap_or(if from == 0 { 0 } else { len }))
+}
+
+/// How long the log of an attempt that runs was then; 0 where that cannot be asked: reading it will tell.
+async fn length_at(node: &NodeHandle, attempt: AttemptId, worker: NodeId, unix_ms: u64) -> u64 {
+    if worker == node.me() {
+        return times::offset_in_file(&log_path(node.home(), attempt), unix_ms);
+    }
+    let asking = async {
+        let stream = node.shared.net.open_bulk(worker, BulkProtocol::Tail).await;
+        let mut stream = stream.map_err(std::io::Error::other)?;
+        write_word(&mut stream, &TailRequest::LengthAt { attempt, unix_ms }).await?;
+        read_word::<u64>(&mut stream).await
+    };
+    tokio::time::timeout(Duration::from_secs(5), asking).await.ok().and_then(Result::ok).unwrap_or(0)
 }
 
 /// Part of the log of an attempt that is here; `None`: it is not, or there is no more of it than its record tells of.
@@ -251,10 +296,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     while let Ok(request) = read_word::<TailRequest>(&mut stream).await {
-        let wait = Duration::from_millis(request.wait_ms.into()).min(WAIT_MAX);
-        let max = (request.max as usize).clamp(1, CHUNK_MAX);
-        let chunk = local(&shared, request.attempt, request.offset, max, wait).await;
-        if write_word(&mut stream, &chunk).await.is_err() {
+        let written = match request {
+            TailRequest::Part { attempt, offset, max, wait_ms } => {
+                let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
+                let chunk = local(&shared, attempt, offset, (max as usize).clamp(1, CHUNK_MAX), wait).await;
+                write_word(&mut stream, &chunk).await
+            }
+            TailRequest::LengthAt { attempt, unix_ms } => {
+                let len = times::offset_in_file(&log_path(&shared.home, attempt), unix_ms);
+                write_word(&mut stream, &len).await
+            }
+        };
+        if written.is_err() {
             return;
         }
     }
@@ -301,7 +354,11 @@ mod tests {
     }
 
     fn request() -> TailRequest {
-        TailRequest { attempt: samples::attempt(), offset: 70_000, max: 65_536, wait_ms: 500 }
+        TailRequest::Part { attempt: samples::attempt(), offset: 70_000, max: 65_536, wait_ms: 500 }
+    }
+
+    fn length_at() -> TailRequest {
+        TailRequest::LengthAt { attempt: samples::attempt(), unix_ms: 1_700_000_030_000 }
     }
 
     fn answer() -> Option<LogChunk> {
@@ -313,6 +370,7 @@ mod tests {
         let nothing: Option<LogChunk> = None;
         let samples = [
             Sample::new("request", &request(), written(&request())),
+            Sample::new("request: how long it was", &length_at(), written(&length_at())),
             Sample::new("answer", &answer(), written(&answer())),
             Sample::new("answer: the attempt is not here", &nothing, written(&nothing)),
         ];

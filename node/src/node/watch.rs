@@ -1,5 +1,5 @@
-//! What an attempt makes while it runs: when its checkpoint directory has changed and is at rest, it is stored, and the
-//! core tells the others. One task per attempt, from its start to its end.
+//! What an attempt makes while it runs: how its log grows is noted, and when its checkpoint directory has changed and is
+//! at rest, it is stored, and the core tells the others. One task per attempt, from its start to its end.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -15,6 +15,8 @@ use super::attempts::Done;
 use super::collect::store_manifest;
 use super::handle::{Shared, unix_ms};
 use super::prepare::checkpoint_dir;
+use super::tail::log_path;
+use super::times;
 
 /// The directory is looked at this often; one that looks the same twice is at rest.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -69,22 +71,34 @@ pub(super) async fn watch(shared: Arc<Shared>, run: Arc<Run>, done: mpsc::Unboun
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     looks.tick().await;
     let mut pace = Pace::default();
+    let mut log_len = 0;
     loop {
         looks.tick().await;
         let (shared, run) = (shared.clone(), run.clone());
         let attempt = run.attempt;
         let work = move || {
+            let log_len = note_log(&shared, &run, log_len);
             let stored = look(&shared, &run, &mut pace);
-            (pace, stored)
+            (pace, log_len, stored)
         };
-        let Ok((next, stored)) = tokio::task::spawn_blocking(work).await else { return };
-        pace = next;
+        let Ok((next, len, stored)) = tokio::task::spawn_blocking(work).await else { return };
+        (pace, log_len) = (next, len);
         if let Some(bundle) = stored
             && done.send(Done::Saved(attempt, bundle, unix_ms())).is_err()
         {
             return;
         }
     }
+}
+
+/// Notes when the log has grown beyond `known`; returns its length.
+fn note_log(shared: &Shared, run: &Run, known: u64) -> u64 {
+    let path = log_path(&shared.home, run.attempt);
+    let len = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+    if len != known {
+        times::note(&path, unix_ms(), len);
+    }
+    len
 }
 
 fn look(shared: &Shared, run: &Run, pace: &mut Pace) -> Option<BundleRef> {

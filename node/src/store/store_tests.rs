@@ -400,7 +400,7 @@ fn finished(number: u32, log: &[u8]) -> Event {
         started_unix_ms: 1,
         ended_unix_ms: 2,
         outputs: None,
-        log: Some(proto::event::LogRef { content: ContentId::of(log), size: log.len() as u64 }),
+        log: Some(proto::event::LogRef { content: ContentId::of(log), size: log.len() as u64, times: None }),
     };
     Event::AttemptFinished { finished: Box::new(finished), inline: vec![log.to_vec()] }
 }

@@ -158,7 +158,7 @@ pub(crate) fn finished() -> AttemptFinished {
         started_unix_ms: 1_700_000_000_500,
         ended_unix_ms: 1_700_000_060_500,
         outputs: Some(bundle()),
-        log: Some(LogRef { content: content(0xcc), size: 70_000 }),
+        log: Some(LogRef { content: content(0xcc), size: 70_000, times: Some(content(0xcd)) }),
     }
 }
 

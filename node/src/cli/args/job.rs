@@ -21,7 +21,8 @@ pub(crate) const LOGS_EXAMPLES: &str = "\
 EXAMPLES:
   fnode logs 0193c2                all of it, also when the node that ran it is gone
   fnode logs 0193c2 --tail 20 -f   the last lines, then what comes
-  fnode logs 0193c2 --since 10m";
+  fnode logs 0193c2 --since 10m
+  fnode logs 0193c2 --since '2026-11-21 15:04'";
 
 #[derive(Debug, Args)]
 pub(crate) struct JobArgs {
@@ -194,9 +195,9 @@ pub(crate) struct LogsArgs {
     /// Go on until the job ends; Ctrl-C leaves it running
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// Nothing of an attempt that ended longer ago
-    #[arg(long, value_name = "DURATION", value_parser = values::duration, allow_hyphen_values = true)]
-    pub(crate) since: Option<Duration>,
+    /// Only what was written in this time, or since then (UTC, as times are printed)
+    #[arg(long, value_name = "DURATION|TIME", value_parser = values::since, allow_hyphen_values = true)]
+    pub(crate) since: Option<u64>,
     /// Only the last lines
     #[arg(long, short = 'n', value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..=1_000_000),
           allow_negative_numbers = true)]

@@ -25,7 +25,7 @@ use crate::http::refusal::{Asked, Refusal};
 use crate::http::routes::Shared;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::job::{LogEvent, LogQuery};
-use crate::node::{LogChunk, NodeError, NodeHandle, unix_ms};
+use crate::node::{LogChunk, NodeError, NodeHandle};
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
@@ -66,7 +66,7 @@ pub(crate) async fn log(
     };
     let offset = resumed(&headers).unwrap_or(query.offset);
     let mut reading = Reading { node, job, attempt, offset, follow: query.follow != 0, closing: shared.closing };
-    if query.since_s > 0 && reading.is_older_than(query.since_s).await? {
+    if query.since_unix_ms > 0 && !reading.skip_until(query.since_unix_ms).await? {
         return Ok(nothing());
     }
     let mut first = Vec::new();
@@ -191,11 +191,15 @@ impl Reading {
         Ok(self.node.job(self.job)?.and_then(|mut record| record.attempts.remove(&self.attempt)))
     }
 
-    /// Whether it ended longer ago than `since_s`: then nothing of it was written since.
-    async fn is_older_than(&self, since_s: u64) -> Result<bool, NodeError> {
-        let ended = self.record()?.and_then(|attempt| attempt.finished).map(|finished| finished.ended_unix_ms);
-        let oldest = unix_ms().saturating_sub(since_s.saturating_mul(1_000));
-        Ok(ended.is_some_and(|ended| ended < oldest))
+    /// Begins with what was written at that time or later. False: it had ended by then.
+    async fn skip_until(&mut self, since_unix_ms: u64) -> Result<bool, NodeError> {
+        let finished = self.record()?.and_then(|attempt| attempt.finished);
+        if finished.is_some_and(|finished| finished.ended_unix_ms < since_unix_ms) {
+            return Ok(false);
+        }
+        let offset = self.node.log_offset_at(self.job, self.attempt, since_unix_ms).await?;
+        self.offset = self.offset.max(offset);
+        Ok(true)
     }
 
     /// The last `lines` of what is there now; reading goes on behind them.

@@ -301,8 +301,8 @@ pub struct LogQuery {
     pub offset: u64,
     /// Only the last so many lines of what is there now; 0: all.
     pub tail: u64,
-    /// Nothing of an attempt that ended longer ago than so many seconds; 0: all.
-    pub since_s: u64,
+    /// Only what was written then or later, to the second, in milliseconds since 1970; 0: all.
+    pub since_unix_ms: u64,
     /// `EPOCH.NUMBER` of an attempt; empty: the latest.
     pub attempt: String,
     /// The first attempt after this one, `EPOCH.NUMBER`: where a reader of that one goes on.
