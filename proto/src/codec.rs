@@ -93,6 +93,17 @@ pub fn encode<W: Word>(word: &W) -> Vec<u8> {
 pub fn decode<W: Word>(bytes: &[u8]) -> Result<W, DecodeError> {
     let truncated = |need| DecodeError::Truncated { have: bytes.len(), need };
     let header = bytes.get(..HEADER_LEN).ok_or_else(|| truncated(HEADER_LEN))?;
+    let len = body_len::<W>(header)?;
+    let body = bytes.get(HEADER_LEN..HEADER_LEN + len).ok_or_else(|| truncated(HEADER_LEN + len))?;
+    let trailing = bytes.len() - HEADER_LEN - len;
+    if trailing > 0 {
+        return Err(DecodeError::Trailing(trailing));
+    }
+    decode_body(body)
+}
+
+/// What a header of [`HEADER_LEN`] bytes says of the length of the body.
+fn body_len<W: Word>(header: &[u8]) -> Result<usize, DecodeError> {
     if header[..4] != MAGIC {
         return Err(DecodeError::Magic);
     }
@@ -107,12 +118,16 @@ pub fn decode<W: Word>(bytes: &[u8]) -> Result<W, DecodeError> {
     if len > W::MAX {
         return Err(DecodeError::TooLong { len, max: W::MAX });
     }
-    let body = bytes.get(HEADER_LEN..HEADER_LEN + len).ok_or_else(|| truncated(HEADER_LEN + len))?;
-    let trailing = bytes.len() - HEADER_LEN - len;
-    if trailing > 0 {
-        return Err(DecodeError::Trailing(trailing));
-    }
-    decode_body(body)
+    Ok(len)
+}
+
+/// Length, envelope included, of the word of kind `W` that `bytes` starts with; `None` while its header is cut short.
+///
+/// # Errors
+/// Any [`DecodeError`] that the header alone tells.
+pub fn word_len<W: Word>(bytes: &[u8]) -> Result<Option<usize>, DecodeError> {
+    let Some(header) = bytes.get(..HEADER_LEN) else { return Ok(None) };
+    Ok(Some(HEADER_LEN + body_len::<W>(header)?))
 }
 
 /// bincode's standard configuration: little-endian, variable-length integers.

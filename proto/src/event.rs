@@ -254,6 +254,9 @@ impl Event {
 macro_rules! frames {
     ($($kind:literal => $variant:ident $({ $($field:ident),* })? $(($inner:ident))?),* $(,)?) => {
         impl Event {
+            /// The highest kind that this software folds.
+            pub const KINDS: u16 = { let kinds = [$($kind),*]; kinds[kinds.len() - 1] };
+
             /// The event as it is stored and sent.
             #[must_use]
             pub fn to_frame(&self) -> Frame {

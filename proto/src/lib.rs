@@ -35,6 +35,7 @@ mod pull;
 pub mod record;
 mod replication;
 pub mod size;
+pub mod snapshot;
 pub mod ticket;
 pub mod time;
 pub mod track;

@@ -233,9 +233,15 @@ impl Word for Record {
 
 /// Folds one entry into `records`.
 pub fn apply(entry: &VerifiedEntry, records: &mut impl Records) {
-    for (at, event) in (0..).zip(entry.events()) {
-        apply_event(Stamp { hlc: entry.hlc(), position: entry.position(), event: at }, event, records);
+    for (stamp, event) in stamped(entry) {
+        apply_event(stamp, event, records);
     }
+}
+
+/// The events of an entry, each with its place.
+pub fn stamped(entry: &VerifiedEntry) -> impl Iterator<Item = (Stamp, &Event)> {
+    let stamp = |at| Stamp { hlc: entry.hlc(), position: entry.position(), event: at };
+    (0..).map(stamp).zip(entry.events())
 }
 
 /// Smallest of what there is: the law of fields that are written once.
@@ -243,6 +249,21 @@ fn earliest<T: Ord>(slot: &mut Option<T>, value: T) {
     match slot {
         Some(old) if *old <= value => {}
         _ => *slot = Some(value),
+    }
+}
+
+/// Of two ends of one attempt, the one that says more: a second life can find less of what an attempt left.
+fn fullest(slot: &mut Option<Box<AttemptFinished>>, finished: Box<AttemptFinished>) {
+    let rank = |finished: &AttemptFinished| (finished.log.is_none(), finished.outputs.is_none(), finished.clone());
+    if slot.as_deref().is_none_or(|old| rank(&finished) < rank(old)) {
+        *slot = Some(finished);
+    }
+}
+
+/// The greatest: the law of what counts up. Two lives of a worker may both count from one; all agree all the same.
+fn greatest<T: Ord>(slot: &mut Option<T>, value: T) {
+    if slot.as_ref().is_none_or(|old| *old < value) {
+        *slot = Some(value);
     }
 }
 
@@ -254,7 +275,8 @@ fn latest<T>(slot: &mut Option<(Stamp, T)>, stamp: Stamp, value: T) {
     }
 }
 
-fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
+/// Folds one event that stands at `stamp`: an entry's, or one that a snapshot carried along unfolded.
+pub fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
     let position = stamp.position;
     let author = position.log.author;
     match event {
@@ -272,18 +294,10 @@ fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
         }),
         Event::AttemptFinished { finished, .. } => edit_attempt(records, finished.attempt, author, |record| {
             // One author, but perhaps two of its lives, whose logs come in any order.
-            // Of two, the one that says more: a second life can find less of what an attempt left.
-            let rank =
-                |finished: &AttemptFinished| (finished.log.is_none(), finished.outputs.is_none(), finished.clone());
-            if record.finished.as_deref().is_none_or(|old| rank(finished) < rank(old)) {
-                record.finished = Some(finished.clone());
-            }
+            fullest(&mut record.finished, finished.clone());
         }),
         Event::AttemptTracked { attempt, tracked } => edit_attempt(records, *attempt, author, |record| {
-            // Two lives of a worker may both count from one: then the greater, so that all agree.
-            if record.tracked.as_ref().is_none_or(|old| old < tracked) {
-                record.tracked = Some(tracked.clone());
-            }
+            greatest(&mut record.tracked, tracked.clone());
         }),
         Event::CheckpointSaved { attempt, number, bundle, saved_unix_ms } => {
             let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: author };
@@ -342,15 +356,8 @@ fn apply_outcome(
     job: &JobOutcome,
     records: &mut impl Records,
 ) {
-    edit_job(records, JobId { group, member: job.member }, |record| {
-        let wins = record
-            .outcome
-            .as_ref()
-            .is_none_or(|old| claim.outranks(&old.claim, group) || (claim == old.claim && position < old.position));
-        if wins {
-            record.outcome = Some(Outcome { claim, position, hlc, attempt: job.attempt, ending: job.ending.clone() });
-        }
-    });
+    let outcome = Outcome { claim, position, hlc, attempt: job.attempt, ending: job.ending.clone() };
+    edit_job(records, JobId { group, member: job.member }, |record| record.raise_outcome(group, outcome));
 }
 
 fn edit_group(records: &mut impl Records, group: GroupId, edit: impl FnOnce(&mut GroupRecord)) {
@@ -486,6 +493,16 @@ impl JobRecord {
         }
     }
 
+    /// The highest claim's outcome counts, of one claim the first.
+    fn raise_outcome(&mut self, group: GroupId, new: Outcome) {
+        let wins = |old: &Outcome| {
+            new.claim.outranks(&old.claim, group) || (new.claim == old.claim && new.position < old.position)
+        };
+        if self.outcome.as_ref().is_none_or(wins) {
+            self.outcome = Some(new);
+        }
+    }
+
     /// Attempts that started and have neither ended nor been given up.
     pub fn running(&self) -> impl DoubleEndedIterator<Item = &AttemptKey> {
         self.attempts.iter().filter(|(_, attempt)| attempt.is_running()).map(|(key, _)| key)
@@ -525,14 +542,14 @@ impl Marks {
         match mark {
             Mark::Archived(archived) => latest(&mut self.archived, stamp, *archived),
             Mark::Deleted => self.deleted = true,
-            Mark::Tagged { key, value } => self.set_tag(stamp, key, Some(value.clone())),
-            Mark::Untagged { key } => self.set_tag(stamp, key, None),
+            Mark::Tagged { key, value } => self.put_tag(stamp, key, Some(value.clone())),
+            Mark::Untagged { key } => self.put_tag(stamp, key, None),
             Mark::Noted(text) => latest(&mut self.note, stamp, text.clone()),
             Mark::Kept(kept) => latest(&mut self.kept, stamp, *kept),
         }
     }
 
-    fn set_tag(&mut self, stamp: Stamp, key: &str, value: Option<String>) {
+    fn put_tag(&mut self, stamp: Stamp, key: &str, value: Option<String>) {
         match self.tags.get(key) {
             Some((old, _)) if *old >= stamp => {}
             _ => {
@@ -547,6 +564,11 @@ impl Marks {
         self.deleted || self.archived.is_some_and(|(_, archived)| archived)
     }
 }
+
+#[path = "record_merge.rs"]
+mod merge;
+
+pub use merge::merge;
 
 #[cfg(test)]
 #[path = "record_tests.rs"]

@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::{
     AttemptRecord, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, ProjectRecord, Record, RecordKey, Records,
-    Tally, apply,
+    Tally, apply, merge,
 };
 use crate::blob::ContentId;
 use crate::entry::{Identity, VerifiedEntry};
@@ -140,7 +140,7 @@ fn any_finished(rng: &mut StdRng, attempt: AttemptId, ending: Ending) -> Attempt
         started_unix_ms: rng.random_range(0..2),
         ended_unix_ms: rng.random_range(0..9),
         outputs: rng.random::<bool>().then_some(bundle),
-        log: rng.random::<bool>().then_some(LogRef { content, size: 1 }),
+        log: rng.random::<bool>().then_some(LogRef { content, size: 1, times: None }),
     }
 }
 
@@ -353,5 +353,50 @@ fn a_tally_is_the_sum_over_its_jobs() {
             }
             assert_eq!(record.tally, sum, "seed {seed}");
         }
+    }
+}
+
+/// The fold of the first entries of each log.
+fn fold_prefixes(logs: &[VecDeque<VerifiedEntry>], lens: &[usize], rng: &mut StdRng) -> Memory {
+    let cut = logs.iter().zip(lens).map(|(log, &len)| log.iter().take(len).cloned().collect()).collect();
+    fold_in_random_order(cut, rng)
+}
+
+fn merged(mut records: Memory, others: Memory) -> Memory {
+    for (key, record) in others.0 {
+        merge(&key, record, &mut records);
+    }
+    records
+}
+
+#[test]
+fn merging_two_folds_gives_the_fold_of_both_sets_of_entries() {
+    for seed in SEEDS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let logs = any_logs(&mut rng);
+        let cut = |rng: &mut StdRng| logs.iter().map(|log| rng.random_range(0..=log.len())).collect::<Vec<_>>();
+        let (ours, theirs, third) = (cut(&mut rng), cut(&mut rng), cut(&mut rng));
+        let max = |one: &[usize], other: &[usize]| one.iter().zip(other).map(|(a, b)| *a.max(b)).collect::<Vec<_>>();
+        let [a, b, c] = [&ours, &theirs, &third].map(|lens| fold_prefixes(&logs, lens, &mut rng));
+        let both = fold_prefixes(&logs, &max(&ours, &theirs), &mut rng);
+        assert!(merged(a.clone(), b.clone()) == both, "seed {seed}: the union");
+        assert!(merged(b.clone(), a.clone()) == both, "seed {seed}: commutative");
+        assert!(merged(both.clone(), a.clone()) == both, "seed {seed}: idempotent");
+        let all = fold_prefixes(&logs, &max(&max(&ours, &theirs), &third), &mut rng);
+        assert!(merged(a, merged(b, c)) == all, "seed {seed}: associative");
+    }
+}
+
+#[test]
+fn entries_that_come_after_a_merge_fold_as_ever() {
+    for seed in SEEDS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let logs = any_logs(&mut rng);
+        let snapshot: Vec<usize> = logs.iter().map(|log| rng.random_range(0..=log.len())).collect();
+        let mut records = merged(Memory::default(), fold_prefixes(&logs, &snapshot, &mut rng));
+        for (log, &from) in logs.iter().zip(&snapshot) {
+            log.iter().skip(from).for_each(|entry| apply(entry, &mut records));
+        }
+        assert!(records == fold_in_random_order(logs, &mut rng), "seed {seed}");
     }
 }
