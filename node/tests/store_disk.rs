@@ -206,6 +206,59 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
+/// Signed by the authors of the logs in [`any_entries`].
+fn signed(name: proto::snapshot::SnapshotName) -> proto::snapshot::SignedSnapshot {
+    let by = [1, 2, 3].map(|seed| proto::entry::Identity::from_seed([seed; 32]));
+    let signatures = by.iter().map(|identity| (identity.node(), name.sign(identity))).collect();
+    proto::snapshot::SignedSnapshot { name, signatures }
+}
+
+#[tokio::test]
+async fn a_store_starts_from_its_base_and_another_one_from_the_same() {
+    let mut rng = StdRng::seed_from_u64(21);
+    let (one, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (store, _) = Store::open(one.path()).expect("opens");
+    let mut all: Vec<VerifiedEntry> = [1, 2, 3].map(|seed| join(seed)).into();
+    all.extend(any_entries(&mut rng, 60));
+    let (covered, tail) = all.split_at(all.len() * 3 / 4);
+    store.commit(covered.to_vec()).await.expect("committed");
+    let name = signed(store.make_snapshot().await.expect("made"));
+    store.keep_snapshot(name.clone()).await.expect("kept");
+    let before = store.log_bytes().expect("told");
+    store.compact(u64::MAX).await.expect("compacted");
+    assert!(store.log_bytes().expect("told") < before);
+    assert!(!one.path().join("journal/0000000000000001.seg").exists());
+    let (joiner, _) = Store::open(other.path()).expect("opens");
+    let file = fs::File::open(store.snapshot().expect("kept").1).expect("there");
+    joiner.install_snapshot(name.clone(), file).await.expect("installed");
+    let (model, _) = Store::in_memory();
+    model.commit(all.clone()).await.expect("contiguous");
+    let want = answers(&model);
+    for (dir, store) in [(one, store), (other, joiner)] {
+        store.commit(tail.to_vec()).await.expect("the tails follow");
+        assert!(answers(&store) == want);
+        store.close().await;
+        for remove_index in [false, true] {
+            if remove_index {
+                fs::remove_dir_all(dir.path().join("sled")).expect("there");
+            }
+            let (again, recovered) = Store::open(dir.path()).expect("opens");
+            assert_eq!(recovered.notices.len(), usize::from(remove_index), "{:?}", recovered.notices);
+            assert_eq!(recovered.snapshot.as_ref(), Some(&name));
+            assert!(answers(&again) == want, "without index: {remove_index}");
+            again.close().await;
+        }
+    }
+}
+
+/// The first entry of a third life: its author becomes a member.
+fn join(seed: u8) -> VerifiedEntry {
+    let identity = proto::entry::Identity::from_seed([seed; 32]);
+    let mut log = proto::log::Log::new(identity, 3, std::collections::BTreeMap::new(), proto::Hlc::default());
+    let joined = Event::MemberJoined { name: "n".to_owned(), software: String::new() };
+    log.append(10, &mut [joined].into()).expect("one event")
+}
+
 #[tokio::test]
 async fn a_second_store_on_a_directory_is_refused_and_told_who_has_it() {
     let dir = tempfile::tempdir().expect("a directory");

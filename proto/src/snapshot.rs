@@ -2,7 +2,7 @@
 //! one instead of the whole log, and entries that one covers need not be kept for ever (DESIGN §7).
 //!
 //! The bytes are words behind one another: a [`SnapshotHead`], then [`SnapshotPart`]s in a fixed order (records by
-//! kind and key, events of unknown kinds by stamp, payloads by group), the last of which is [`SnapshotPart::End`].
+//! kind and key, events of unknown kinds by stamp, payloads by content), the last of which is [`SnapshotPart::End`].
 //! State does not depend on the order in which entries came, so nodes with equal version vectors make equal
 //! bytes: the content id of these bytes is the digest of the state, and a snapshot travels as any blob does.
 
@@ -15,7 +15,7 @@ use crate::blob::ContentId;
 use crate::codec::{self, DecodeError, Word, encode_body};
 use crate::entry::{Identity, LogId};
 use crate::event::{Event, Frame};
-use crate::id::{GroupId, NodeId};
+use crate::id::NodeId;
 use crate::log::{Head, VersionVector};
 use crate::record::{Record, RecordKey, Stamp};
 use crate::time::Hlc;
@@ -55,8 +55,8 @@ pub enum SnapshotPart {
     Record(RecordKey, Box<Record>),
     /// An event of a kind that its maker does not know, to be folded after an upgrade.
     Unknown(Stamp, Frame),
-    /// Small blobs that rode in the submission of a group that is not deleted.
-    Inline(GroupId, Vec<Vec<u8>>),
+    /// A small blob that rode in an entry and that a job which is not deleted names: a log, a bundle or a file of one.
+    Inline(Vec<u8>),
     /// The last word.
     End {
         /// How many came before.
@@ -321,7 +321,7 @@ mod tests {
         }
         let cluster = Record::Cluster(ClusterRecord { secret_number: 4 });
         bytes.extend(writing.part(&SnapshotPart::Record(RecordKey::Cluster, Box::new(cluster))));
-        bytes.extend(writing.part(&SnapshotPart::Inline(GroupId([1; 16]), vec![vec![1; 300]])));
+        bytes.extend(writing.part(&SnapshotPart::Inline(vec![1; 300])));
         let (last, name) = writing.end();
         bytes.extend(last);
         (bytes, head, name)

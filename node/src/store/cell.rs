@@ -21,7 +21,7 @@ use super::keys::{self, Key};
 use super::table::{Batch, Table};
 
 /// Layout of keys and values here, and of the record words of `proto`. A change of either rebuilds.
-pub(crate) const LAYOUT: (u32, u16) = (2, Record::KIND);
+pub(crate) const LAYOUT: (u32, u16) = (3, Record::KIND);
 /// sled handles small values best; longer ones are cut into pieces of this size.
 const PIECE: usize = 16 << 10;
 /// First byte of a cell.
@@ -37,6 +37,8 @@ pub(crate) struct Standing {
     pub(crate) applied: End,
     /// The last record before `applied`, and the checksum it has: tells a journal that went back.
     pub(crate) last: Option<(Location, [u8; 8])>,
+    /// The newest base that is folded in; 0: none.
+    pub(crate) base: u64,
     /// Of all other pairs.
     pub(crate) digest: Digest,
 }
@@ -50,6 +52,17 @@ pub(crate) struct LogState {
     pub(crate) head: Head,
     /// When that was written, by its author's clock; the latest of the log.
     pub(crate) hlc: Hlc,
+    /// Entries up to this one may be here no more, or never were: a base covers them.
+    pub(crate) floor: u64,
+}
+
+/// Where a small blob lies that rode in an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum InlineAt {
+    /// In this entry of the log with this number.
+    Entry { number: u32, seq: u64 },
+    /// In a base.
+    Base { number: u64, offset: u64, len: u32 },
 }
 
 /// What groups name a project.

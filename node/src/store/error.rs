@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proto::ByteSize;
 use proto::entry::Position;
+use proto::snapshot::SnapshotError;
 
 /// A failure of the store. Cloneable, because one failed sync answers every commit that it carried.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -67,6 +68,12 @@ pub enum StoreError {
         /// Where the record starts.
         offset: u64,
     },
+    /// A snapshot cannot be taken in; nothing was changed.
+    #[error("{0}")]
+    Snapshot(#[from] SnapshotError),
+    /// The snapshot that was to be kept is not the one that was made last.
+    #[error("the snapshot is gone; another one is made later")]
+    NotMade,
     /// The store was closed.
     #[error("the store is closed; the node is shutting down")]
     Closed,

@@ -6,11 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::entry::{Position, VerifiedEntry};
-use proto::record::{GroupRecord, Record, RecordKey, Records, apply};
-use proto::{GroupId, JobId};
+use proto::event::{Event, Frame};
+use proto::record::{GroupRecord, Record, RecordKey, Records, Stamp, apply, apply_event, merge, stamped};
+use proto::snapshot::SnapshotPart;
+use proto::{ContentId, GroupId, JobId};
 
-use super::cell::{self, Pieces, ProjectUse};
+use super::cell::{self, InlineAt, Pieces, ProjectUse};
 use super::error::TableError;
+use super::inline;
 use super::keys;
 use super::table::{Batch, Table};
 
@@ -20,6 +23,8 @@ pub(crate) struct Fold<'a> {
     cells: BTreeMap<RecordKey, Cell>,
     /// Changed since [`Fold::take_changed`].
     touched: BTreeSet<RecordKey>,
+    /// Pairs beside the records.
+    beside: Batch,
     /// [`Records`] cannot fail, so the first failure waits here; nothing of the batch is used then.
     failure: Option<TableError>,
 }
@@ -44,13 +49,37 @@ struct Accepted {
 impl<'a> Fold<'a> {
     /// On top of `table`.
     pub(crate) fn new(table: &'a dyn Table) -> Self {
-        Self { table, cells: BTreeMap::new(), touched: BTreeSet::new(), failure: None }
+        Self { table, cells: BTreeMap::new(), touched: BTreeSet::new(), beside: Batch::new(), failure: None }
     }
 
     /// Folds one entry in.
     pub(crate) fn apply(&mut self, entry: &VerifiedEntry) -> Result<(), TableError> {
         apply(entry, self);
+        for (stamp, event) in stamped(entry) {
+            if let Event::Unknown(frame) = event {
+                self.note_unknown(stamp, frame);
+            }
+        }
         self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Folds in what stands at `place` of a snapshot; `records` is false where all of its records are folded already.
+    pub(crate) fn apply_part(&mut self, part: SnapshotPart, place: InlineAt, records: bool) -> Result<(), TableError> {
+        match part {
+            SnapshotPart::Record(key, record) if records => merge(&key, *record, self),
+            // It may be known by now: this software is newer than who kept it.
+            SnapshotPart::Unknown(stamp, frame) if records => match Event::from_frame(frame.clone()) {
+                Ok(Event::Unknown(_)) | Err(_) => self.note_unknown(stamp, &frame),
+                Ok(event) => apply_event(stamp, &event, self),
+            },
+            SnapshotPart::Inline(bytes) => inline::note_base(&mut self.beside, ContentId::of(&bytes), place),
+            _ => {}
+        }
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn note_unknown(&mut self, stamp: Stamp, frame: &Frame) {
+        cell::store(&mut self.beside, keys::unknown(stamp), &cell::encode(&(stamp, frame)), 0);
     }
 
     /// Records changed since the last call, as they are now.
@@ -78,6 +107,7 @@ impl<'a> Fold<'a> {
             }
         }
         uses.finish(batch);
+        batch.extend(self.beside);
         Ok(())
     }
 

@@ -95,6 +95,13 @@ impl Journal {
         written.map(|()| start)
     }
 
+    /// Ends the segment and begins the next one, which is durable and empty when this returns; its number.
+    pub(crate) fn begin_segment(&mut self) -> io::Result<u64> {
+        self.roll()?;
+        self.cut()?;
+        Ok(self.end.segment)
+    }
+
     fn write(&mut self, records: &[u8]) -> io::Result<()> {
         self.dirty = true;
         let end = self.end.offset + records.len() as u64;

@@ -7,14 +7,15 @@
 //! | `e` number slot | where some entries lie in the journal |
 //! | `g` group, `s` group | group record without its specification, and that |
 //! | `j` group member | job record |
-//! | `b` content | which entry carries this small blob |
+//! | `b` content | which entry carries this small blob, or where it lies in a base |
 //! | `n` node, `p` hash(name), `c` | node, project, cluster records |
 //! | `u` group | the group is unfinished, or known only by its jobs |
 //! | `q` hash(name), `i` hash(name) group | use of a project, and its groups by age |
+//! | `w` author incarnation seq event | an event of a kind that is not known here |
 //! | `x` hash(key) piece | values too long for one cell |
 
 use proto::entry::LogId;
-use proto::record::RecordKey;
+use proto::record::{RecordKey, Stamp};
 use proto::{ContentId, GroupId, JobId, Member};
 
 /// A key.
@@ -32,6 +33,10 @@ pub(crate) const LOGS: &[u8] = b"l";
 pub(crate) const NODES: &[u8] = b"n";
 /// Described projects.
 pub(crate) const PROJECTS: &[u8] = b"p";
+/// Jobs of all groups.
+pub(crate) const JOBS: &[u8] = b"j";
+/// Events that are not folded.
+pub(crate) const UNKNOWN: &[u8] = b"w";
 /// Projects that groups name.
 pub(crate) const USES: &[u8] = b"q";
 
@@ -71,7 +76,7 @@ pub(crate) fn job_key(job: JobId) -> Key {
 
 /// Before the jobs of a group.
 pub(crate) fn jobs(group: GroupId) -> Key {
-    group_key(b"j", group)
+    group_key(JOBS, group)
 }
 
 /// The member in a job's key.
@@ -81,6 +86,20 @@ pub(crate) fn member_of(key: &[u8]) -> Option<Member> {
         [1, index @ ..] => Some(Member::Index(u32::from_be_bytes(index.try_into().ok()?))),
         _ => None,
     }
+}
+
+/// The group in a job's key.
+pub(crate) fn group_of_job(key: &[u8]) -> Option<GroupId> {
+    key.get(1..)?.first_chunk().copied().map(GroupId)
+}
+
+/// Of an event that is not folded.
+pub(crate) fn unknown(stamp: Stamp) -> Key {
+    let mut key = log(stamp.position.log);
+    key[0] = UNKNOWN[0];
+    key.extend_from_slice(&stamp.position.seq.to_be_bytes());
+    key.extend_from_slice(&stamp.event.to_be_bytes());
+    key
 }
 
 /// The group at the end of a key.

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use proto::entry::{LogId, VerifiedEntry};
-use proto::log::Head;
+use proto::log::{Head, VersionVector};
+use proto::snapshot::SnapshotLog;
 
 use super::cell::{self, LogState};
 use super::keys;
@@ -50,11 +51,44 @@ impl Ledger {
             return Admitted::Apart(head.seq);
         }
         let number = state.map_or(self.next_number, |state| state.number);
+        let floor = state.map_or(0, |state| state.floor);
         // Not taken back when the batch fails: a gap in the numbers harms nothing.
         self.next_number = self.next_number.max(number + 1);
         let head = Head { seq: position.seq, hash: entry.hash() };
-        self.fresh.insert(position.log, LogState { number, head, hlc: entry.hlc() });
+        self.fresh.insert(position.log, LogState { number, head, hlc: entry.hlc(), floor });
         Admitted::Next(number)
+    }
+
+    /// Whether every entry that `vector` names is stored, or covered.
+    pub(crate) fn covers(&self, vector: &VersionVector) -> bool {
+        vector.0.iter().all(|(log, &seq)| self.known.get(log).is_some_and(|state| state.head.seq >= seq))
+    }
+
+    /// A base says where logs stand: those that are behind go on from there.
+    pub(crate) fn raise(&mut self, logs: &BTreeMap<LogId, SnapshotLog>) {
+        for (&log, &SnapshotLog { head, hlc }) in logs {
+            let known = self.known.get(&log);
+            if known.is_some_and(|state| state.head.seq >= head.seq) {
+                continue;
+            }
+            let number = known.map_or(self.next_number, |state| state.number);
+            self.next_number = self.next_number.max(number + 1);
+            self.fresh.insert(log, LogState { number, head, hlc, floor: head.seq });
+        }
+    }
+
+    /// Entries of `log` up to `floor` are about to be removed. Returns the log's number and its floor so far.
+    pub(crate) fn set_floor(&mut self, log: LogId, floor: u64) -> Option<(u32, u64)> {
+        let state = *self.known.get(&log)?;
+        let before = state.floor;
+        self.fresh.insert(log, LogState { floor: before.max(floor), ..state });
+        Some((state.number, before))
+    }
+
+    /// Up to which entry each log may be covered by a base alone.
+    pub(crate) fn floors(&self) -> VersionVector {
+        let floors = self.known.iter().filter(|(_, state)| state.floor > 0);
+        VersionVector(floors.map(|(&log, state)| (log, state.floor)).collect())
     }
 
     /// What the batch would change so far, to [`Self::restore`] when a part of it is refused.

@@ -1,6 +1,7 @@
-//! Where journal segments lie: files in a directory, or memory.
+//! Where journal segments and bases lie: files in a directory, or memory.
 //!
-//! The journal calls it; it knows nothing of what the bytes mean.
+//! Journal and bases call it; it knows nothing of what the bytes mean. Beside segments, which are numbered from 1,
+//! a few files have numbers of their own: [`base`], [`name`] and the drafts of both.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -11,6 +12,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Open segments kept at hand: the one written to, and those that peers catch up from.
 const OPEN_MAX: usize = 4;
+
+/// No segment has such a number: one segment a second would take 30,000 years to get there.
+const SEGMENT_END: u64 = 1 << 40;
+const BASE: u64 = 1 << 48;
+const NAME: u64 = 1 << 49;
+/// A base that is being written.
+pub(crate) const DRAFT: u64 = 1 << 50;
+/// A base's name that is being written.
+pub(crate) const NAME_DRAFT: u64 = 1 << 51;
+
+/// The file of the base that is folded before segment `number`.
+pub(crate) fn base(number: u64) -> u64 {
+    BASE | number
+}
+
+/// The file of its name and signatures.
+pub(crate) fn name(number: u64) -> u64 {
+    NAME | number
+}
 
 /// A numbered set of growing byte strings.
 pub(crate) trait Medium: Send + Sync + 'static {
@@ -28,13 +48,19 @@ pub(crate) trait Medium: Send + Sync + 'static {
     fn truncate(&self, segment: u64, len: u64) -> io::Result<()>;
     /// Fills as much of `buffer` as there is; returns how much.
     fn read_at(&self, segment: u64, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Numbers of all bases, ascending.
+    fn bases(&self) -> io::Result<Vec<u64>>;
+    /// Gives a file another number, durably; replaces one that is there.
+    fn rename(&self, from: u64, to: u64) -> io::Result<()>;
+    /// Removes a file; none is no error.
+    fn remove(&self, number: u64) -> io::Result<()>;
     /// What can still be written.
     fn free_bytes(&self) -> io::Result<u64>;
     /// For messages.
     fn path(&self, segment: u64) -> PathBuf;
 }
 
-/// Segments as files `0000000000000001.seg`.
+/// Segments as files `0000000000000001.seg`, bases beside them as `.base` and `.name`.
 #[derive(Debug)]
 pub(crate) struct Directory {
     dir: PathBuf,
@@ -61,18 +87,26 @@ impl Directory {
         }
         Ok(Arc::clone(&open.last().expect("one was just pushed").1))
     }
-}
 
-impl Medium for Directory {
-    fn segments(&self) -> io::Result<Vec<u64>> {
+    fn forget(&self, number: u64) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(open, _)| *open != number);
+    }
+
+    fn numbered(&self, suffix: &str) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
         for file in std::fs::read_dir(&self.dir)? {
             let name = file?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).filter(|stem| stem.len() == 16);
+            let number = name.to_str().and_then(|name| name.strip_suffix(suffix)).filter(|stem| stem.len() == 16);
             numbers.extend(number.and_then(|stem| stem.parse::<u64>().ok()));
         }
         numbers.sort_unstable();
         Ok(numbers)
+    }
+}
+
+impl Medium for Directory {
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        self.numbered(".seg")
     }
 
     fn len(&self, segment: u64) -> io::Result<u64> {
@@ -115,8 +149,35 @@ impl Medium for Directory {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn path(&self, segment: u64) -> PathBuf {
-        self.dir.join(format!("{segment:016}.seg"))
+    fn bases(&self) -> io::Result<Vec<u64>> {
+        self.numbered(".base")
+    }
+
+    fn rename(&self, from: u64, to: u64) -> io::Result<()> {
+        self.forget(from);
+        self.forget(to);
+        std::fs::rename(self.path(from), self.path(to))?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn remove(&self, number: u64) -> io::Result<()> {
+        self.forget(number);
+        match std::fs::remove_file(self.path(number)) {
+            Ok(()) => File::open(&self.dir)?.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        let low = number & (SEGMENT_END - 1);
+        self.dir.join(match number - low {
+            0 => format!("{low:016}.seg"),
+            BASE => format!("{low:016}.base"),
+            NAME => format!("{low:016}.name"),
+            DRAFT => "base.draft".to_owned(),
+            _ => "name.draft".to_owned(),
+        })
     }
 }
 
@@ -133,7 +194,25 @@ impl Memory {
 
 impl Medium for Memory {
     fn segments(&self) -> io::Result<Vec<u64>> {
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect())
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(all.keys().copied().filter(|&number| number < SEGMENT_END).collect())
+    }
+
+    fn bases(&self) -> io::Result<Vec<u64>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(all.range(BASE..NAME).map(|(number, _)| number - BASE).collect())
+    }
+
+    fn rename(&self, from: u64, to: u64) -> io::Result<()> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = all.remove(&from).ok_or(io::ErrorKind::NotFound)?;
+        all.insert(to, bytes);
+        Ok(())
+    }
+
+    fn remove(&self, number: u64) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        Ok(())
     }
 
     fn len(&self, segment: u64) -> io::Result<u64> {

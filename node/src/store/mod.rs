@@ -1,18 +1,18 @@
 //! The store: what this node keeps of the log, and the records folded from it.
 //!
-//! `journal/*.seg` are the truth: append-only, checksummed segments, synced before a commit is answered.
+//! `journal/*.seg` are the truth: append-only, checksummed segments, synced before a commit is answered; and
+//! `journal/*.base`, snapshots that stand for the entries they cover.
 //! `sled/` is an index of them, made again from the segments whenever it is missing, corrupt, of another
 //! layout or ahead. Entries are folded into records by `proto::record::apply`; nothing here decides about a
 //! job, a member or an entry.
 //!
 //! `node.rs` opens the store, commits what the core tells it to, and reads; other shells only read. Start
 //! with [`Store`], then `writer.rs` (how a commit goes), `recover.rs` (how a start goes), `keys.rs` (what
-//! the index looks like).
+//! the index looks like), `base.rs` and `tasks.rs` (snapshots, and what may go once there is one).
 //!
-//! Deliberately absent: snapshots and the compaction of old segments (a later step: segments are numbered
-//! from any first one, and no read needs a segment whose entries are not asked for); blobs; secrets; the
-//! identity key; any rule.
+//! Deliberately absent: blobs; secrets; the identity key; any rule.
 
+mod base;
 mod cell;
 mod digest;
 mod error;
@@ -37,21 +37,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use proto::entry::{LogId, SignedEntry, VerifiedEntry};
-use proto::log::{EntryRange, Head};
+use proto::log::{EntryRange, Head, VersionVector};
 use proto::record::{ClusterRecord, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
+use proto::snapshot::{SignedSnapshot, SnapshotName};
 use proto::{ContentId, GroupId, Hlc, Member, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::{StoreError, TableError};
 pub use query::{GroupFilter, ProjectSummary};
 pub use sled_table::panic_is_contained;
+pub use writer::Installed;
 
 use home::Home;
 use medium::{Directory, Medium};
 use recover::Sound;
 use sled_table::SledSource;
 use table::{MemorySource, Table, TableSource};
-use writer::{Command, Request, Writer};
+use writer::{Command, Request, Task, Writer};
 
 /// Commits that may wait for the writer; beyond it, callers wait for room. A batch rarely holds more.
 const QUEUE_MAX: usize = 256;
@@ -71,6 +73,10 @@ pub struct Recovered {
     pub heads: BTreeMap<LogId, Head>,
     /// When each author last wrote, by its own clock.
     pub clocks: BTreeMap<NodeId, Hlc>,
+    /// The snapshot that this node starts from.
+    pub snapshot: Option<SignedSnapshot>,
+    /// Up to which entry each log may not be here: the snapshot covers it.
+    pub floors: VersionVector,
     /// The incarnation that this node used last; 0: none.
     pub incarnation_last: u64,
     /// Every unfinished group, each followed by its job records; then all nodes, described projects and the cluster.
@@ -93,6 +99,8 @@ struct Shared {
     /// `None` while the index is mended. Readers hold the lock for one query, the writer for one batch
     /// (shared as well): only mending excludes.
     table: RwLock<Option<Arc<dyn Table>>>,
+    /// The newest base, with its number.
+    base: Mutex<Option<(u64, SignedSnapshot)>>,
     /// The index failed; the writer mends it before the next commit.
     failed: AtomicBool,
     /// It cannot be trusted either: opening it again is not enough.
@@ -133,9 +141,14 @@ impl Store {
         mut source: Box<dyn TableSource>,
         home: Option<Arc<Home>>,
     ) -> Result<(Self, Recovered), StoreError> {
+        for draft in [medium::DRAFT, medium::NAME_DRAFT] {
+            // One that stays is replaced by the next.
+            let _ = medium.remove(draft);
+        }
         let sound = recover::recover(&medium, source.as_mut())?;
-        let Sound { table, journal, ledger, standing, live, notices } = sound;
-        let mut recovered = Recovered { live, notices, ..Recovered::default() };
+        let Sound { table, journal, ledger, standing, base, live, notices } = sound;
+        let snapshot = base.as_ref().map(|(_, signed)| signed.clone());
+        let mut recovered = Recovered { live, notices, snapshot, floors: ledger.floors(), ..Recovered::default() };
         for (&log, state) in ledger.logs() {
             recovered.heads.insert(log, state.head);
             let clock = recovered.clocks.entry(log.author).or_default();
@@ -152,6 +165,7 @@ impl Store {
             dir,
             medium,
             table: RwLock::new(Some(table)),
+            base: Mutex::new(base),
             failed: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
         };
@@ -197,6 +211,72 @@ impl Store {
         // A caller that went away needs no answer.
         self.commit_with(entries, |done| drop(answer.send(done))).await?;
         result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Makes a snapshot of exactly what is stored when its turn comes, aside: [`Self::keep_snapshot`] makes it the
+    /// base once it is signed, the next one replaces it. Commits wait meanwhile: a second for some 100,000 records.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`], or any other; nothing was changed.
+    pub async fn make_snapshot(&self) -> Result<SnapshotName, StoreError> {
+        self.task(Task::Make).await
+    }
+
+    /// The snapshot that was made last becomes the base.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMade`], or any other. After an error of the index it may have become the base all the same.
+    pub async fn keep_snapshot(&self, signed: SignedSnapshot) -> Result<Installed, StoreError> {
+        self.task(|answer| Task::Keep(Box::new(signed), answer)).await
+    }
+
+    /// `file`, whose bytes are the snapshot `signed`, is copied, becomes the base and is folded in: what is here and
+    /// not in it stays. It is checked again on the way.
+    ///
+    /// # Errors
+    /// [`StoreError::Snapshot`], or as [`Self::keep_snapshot`].
+    pub async fn install_snapshot(&self, signed: SignedSnapshot, file: std::fs::File) -> Result<Installed, StoreError> {
+        self.task(|answer| Task::Install(Box::new(signed), file, answer)).await
+    }
+
+    /// Removes the oldest segments that the base covers and whose entries were all written before `before_unix_ms`,
+    /// and older bases. Returns up to which entry each log may be here no more.
+    ///
+    /// # Errors
+    /// As for all queries; what was removed stays removed.
+    pub async fn compact(&self, before_unix_ms: u64) -> Result<VersionVector, StoreError> {
+        self.task(|answer| Task::Compact(before_unix_ms, answer)).await
+    }
+
+    async fn task<T>(
+        &self,
+        task: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Task,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = oneshot::channel();
+        self.commands.send(Command::Task(task(answer))).await.map_err(|_| StoreError::Closed)?;
+        result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// The snapshot that this node starts from, and the file with its bytes, which goes when a newer one is there.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<(SignedSnapshot, PathBuf)> {
+        let base = self.shared.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.as_ref().map(|(number, signed)| (signed.clone(), self.shared.medium.path(medium::base(*number))))
+    }
+
+    /// Bytes of all segments and bases.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn log_bytes(&self) -> Result<u64, StoreError> {
+        let medium = self.shared.medium.as_ref();
+        let count = || -> std::io::Result<u64> {
+            let bases = medium.bases()?.into_iter().map(medium::base);
+            let all: Vec<u64> = medium.segments()?.into_iter().chain(bases).collect();
+            // One that was removed meanwhile has none.
+            Ok(all.into_iter().map(|number| medium.len(number).unwrap_or(0)).sum())
+        };
+        count().map_err(|error| recover::io_error("measure", medium, 0, error))
     }
 
     /// Starts a new life of this node: max(last + 1, `unix_ms`), durable when this returns. Blocks.
@@ -344,6 +424,10 @@ impl Shared {
             self.corrupt.store(true, Ordering::Release);
         }
         self.failed.store(true, Ordering::Release);
+    }
+
+    fn set_base(&self, base: Option<(u64, SignedSnapshot)>) {
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = base;
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Option<Arc<dyn Table>>> {

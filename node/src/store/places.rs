@@ -49,8 +49,13 @@ impl<'a> Places<'a> {
             self.open.insert(slot, (stretch, last));
         }
         if let Some((stretch, last)) = self.open.get_mut(&slot) {
-            if stretch.first + stretch.steps.len() as u64 != seq {
-                return Err(TableError::Corrupt("the places of a log have a gap".to_owned()));
+            let next = stretch.first + stretch.steps.len() as u64;
+            if seq < next {
+                return Err(TableError::Corrupt("the places of a log go back".to_owned()));
+            }
+            if seq > next {
+                // A base covers what is missing; nobody is sent what lies before it.
+                (*stretch, *last) = (Stretch { first: seq, steps: Vec::new() }, START);
             }
             stretch.steps.push(step(*last, location));
             *last = location;
@@ -63,6 +68,14 @@ impl<'a> Places<'a> {
         for ((number, slot), (stretch, _)) in self.open {
             batch.insert(keys::places(number, slot), Some(cell::encode(&stretch)));
         }
+    }
+}
+
+/// Forgets the places of entries `1..=floor` of the log `number`, as far as whole keys hold no others; those up to
+/// `before` were forgotten earlier.
+pub(crate) fn forget(number: u32, before: u64, floor: u64, batch: &mut Batch) {
+    for slot in slot_of(before)..slot_of(floor + 1) {
+        batch.insert(keys::places(number, slot), None);
     }
 }
 
@@ -152,7 +165,22 @@ mod tests {
             let want: Vec<_> = (first..=last.min(100)).map(|seq| all[usize::try_from(seq).unwrap() - 1]).collect();
             assert_eq!(found, want, "{first}..={last}");
         }
-        assert!(Places::new(&table).push(7, 103, START).is_err(), "a gap is noticed");
+        assert!(Places::new(&table).push(7, 99, START).is_err(), "a step back is noticed");
+        let (behind_a_gap, mut batch) = (Location { segment: 9, offset: 16, len: 5 }, Batch::new());
+        let mut places = Places::new(&table);
+        places.push(7, 103, behind_a_gap).expect("a base covers the gap");
+        places.finish(&mut batch);
+        forget(7, 0, 64, &mut batch);
+        table.apply(batch).expect("applied");
+        for (seq, want) in [(1, vec![]), (64, vec![]), (65, vec![all[64]]), (100, vec![]), (103, vec![behind_a_gap])] {
+            let mut found = Vec::new();
+            find(&table, 7, (seq, seq), |location| {
+                found.push(location);
+                true
+            })
+            .expect("sound");
+            assert_eq!(found, want, "{seq}");
+        }
     }
 
     #[test]

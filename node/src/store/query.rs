@@ -69,19 +69,35 @@ fn collect(table: &dyn Table, from: &[u8], to: &[u8], limit: usize) -> Result<Ve
 pub(crate) fn live(table: &dyn Table) -> Result<Vec<(RecordKey, Record)>, TableError> {
     let mut live = Vec::new();
     for (key, _) in pairs(table, keys::UNFINISHED)? {
-        let Some(group) = keys::group_of(&key) else { continue };
-        live.extend(record(table, &RecordKey::Group(group))?.map(|record| (RecordKey::Group(group), record)));
-        for (member, job) in jobs_of(table, group, None, usize::MAX)? {
-            live.push((RecordKey::Job(JobId { group, member }), Record::Job(job)));
+        if let Some(group) = keys::group_of(&key) {
+            live.extend(group_with_jobs(table, group)?);
         }
     }
     live.extend(nodes(table)?.into_iter().map(|(node, record)| (RecordKey::Node(node), Record::Node(record))));
-    for (key, cell) in pairs(table, keys::PROJECTS)? {
-        let (name, record) = open_project(table, &key, &cell)?;
-        live.push((RecordKey::Project(name), Record::Project(record)));
-    }
+    live.extend(described_projects(table)?);
     live.extend(record(table, &RecordKey::Cluster)?.map(|record| (RecordKey::Cluster, record)));
     Ok(live)
+}
+
+/// A group's record and those of its jobs.
+pub(crate) fn group_with_jobs(table: &dyn Table, group: GroupId) -> Result<Vec<(RecordKey, Record)>, TableError> {
+    let key = RecordKey::Group(group);
+    let mut records: Vec<(RecordKey, Record)> = record(table, &key)?.map(|record| (key, record)).into_iter().collect();
+    for (member, job) in jobs_of(table, group, None, usize::MAX)? {
+        records.push((RecordKey::Job(JobId { group, member }), Record::Job(job)));
+    }
+    Ok(records)
+}
+
+/// Every project that somebody described, by name.
+pub(crate) fn described_projects(table: &dyn Table) -> Result<Vec<(RecordKey, Record)>, TableError> {
+    let mut projects = Vec::new();
+    for (key, cell) in pairs(table, keys::PROJECTS)? {
+        let (name, record) = open_project(table, &key, &cell)?;
+        projects.push((RecordKey::Project(name), Record::Project(record)));
+    }
+    projects.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(projects)
 }
 
 /// One record.
@@ -234,6 +250,7 @@ pub(crate) fn cluster(table: &dyn Table) -> Result<ClusterRecord, TableError> {
 }
 
 /// Entries of `range` that are here, in order, until `max_bytes` are reached; at least one when its first is here.
+/// None when a base covers its first.
 pub(crate) fn read(
     table: &dyn Table,
     medium: &dyn Medium,
@@ -241,7 +258,10 @@ pub(crate) fn read(
     max_bytes: usize,
 ) -> Result<Vec<SignedEntry>, StoreError> {
     let Some(state) = table.get(&keys::log(range.log))? else { return Ok(Vec::new()) };
-    let LogState { number, .. } = cell::decode(&state)?;
+    let LogState { number, floor, .. } = cell::decode(&state)?;
+    if range.first <= floor {
+        return Ok(Vec::new());
+    }
     read_numbered(table, medium, number, (range.first.max(1), range.last), max_bytes)
 }
 

@@ -5,13 +5,15 @@
 //! aside and made again from all segments. Nothing here trusts a byte that it has not checked, and nothing
 //! here ends the process for what lies on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use proto::entry::{LogId, SignedEntry, VerifiedEntry};
 use proto::record::{Record, RecordKey};
+use proto::snapshot::SignedSnapshot;
 
+use super::base;
 use super::cell::{self, LAYOUT, LogState, Standing};
 use super::digest::Digest;
 use super::error::{StoreError, TableError};
@@ -20,7 +22,7 @@ use super::inline;
 use super::journal::{End, Journal, Location, RECORD_HEADER, RECORD_MAX, header_of, payload_of};
 use super::keys;
 use super::ledger::{Admitted, Ledger};
-use super::medium::Medium;
+use super::medium::{self, Medium};
 use super::places::Places;
 use super::query;
 use super::scan::{Found, Scan};
@@ -37,6 +39,8 @@ pub(crate) struct Sound {
     pub(crate) journal: Journal,
     pub(crate) ledger: Ledger,
     pub(crate) standing: Standing,
+    /// The newest base, with its number.
+    pub(crate) base: Option<(u64, SignedSnapshot)>,
     /// What the core keeps in memory.
     pub(crate) live: Vec<(RecordKey, Record)>,
     /// What was found wrong and what was done, one line each.
@@ -77,13 +81,14 @@ fn attempt(medium: &Arc<dyn Medium>, source: &mut dyn TableSource, made_again: b
     let logs = cell::load_logs(table.as_ref())?;
     let (journal, ledger, standing) = replay(medium, table.as_ref(), standing, logs, &mut notices)?;
     let live = query::live(table.as_ref())?;
-    Ok(Sound { table, journal, ledger, standing, live, notices })
+    let base = base::name(medium.as_ref(), standing.base).map(|name| (standing.base, name));
+    Ok(Sound { table, journal, ledger, standing, base, live, notices })
 }
 
 impl Standing {
     /// Of an empty table.
     pub(crate) const NONE: Self =
-        Self { layout: LAYOUT, applied: End { segment: 0, offset: 0 }, last: None, digest: Digest::EMPTY };
+        Self { layout: LAYOUT, applied: End { segment: 0, offset: 0 }, last: None, base: 0, digest: Digest::EMPTY };
 }
 
 /// What the table stands for, when that can be built on; `None` for an empty one.
@@ -109,6 +114,9 @@ fn read_standing(medium: &dyn Medium, table: &dyn Table) -> Result<Option<Standi
 
 /// Whether the record that the table folded last is not in the journal any more.
 fn is_ahead(medium: &dyn Medium, standing: &Standing) -> Result<bool, StoreError> {
+    if standing.base > 0 && bases(medium)?.last().is_none_or(|&newest| newest < standing.base) {
+        return Ok(true);
+    }
     let Some((location, sum)) = standing.last else { return Ok(false) };
     if !segments(medium)?.contains(&location.segment) {
         return Ok(true);
@@ -128,6 +136,10 @@ fn segments(medium: &dyn Medium) -> Result<Vec<u64>, StoreError> {
     medium.segments().map_err(|error| io_error("list", medium, 0, error))
 }
 
+fn bases(medium: &dyn Medium) -> Result<Vec<u64>, StoreError> {
+    medium.bases().map_err(|error| io_error("list", medium, 0, error))
+}
+
 pub(crate) fn io_error(action: &'static str, medium: &dyn Medium, segment: u64, error: std::io::Error) -> StoreError {
     StoreError::Io { action, path: medium.path(segment), source: Arc::new(error) }
 }
@@ -141,15 +153,29 @@ fn replay(
     notices: &mut Vec<String>,
 ) -> Result<(Journal, Ledger, Standing), StoreError> {
     let applied = standing.applied;
-    let mut replay = Replay { table, ledger: Ledger::new(logs), standing, pending: Vec::new(), bytes: 0, apart: 0 };
+    let mut replay =
+        Replay { table, ledger: Ledger::new(logs), standing, pending: Vec::new(), bytes: 0, apart: BTreeMap::new() };
     let mut end = applied;
-    for segment in segments(medium.as_ref())?.into_iter().filter(|&segment| segment >= applied.segment) {
-        let from = if segment == applied.segment { applied.offset } else { 0 };
-        end = End { segment, offset: replay_segment(medium.as_ref(), segment, from, &mut replay, notices)? };
+    let (segments, bases) = (segments(medium.as_ref())?, bases(medium.as_ref())?);
+    let numbers: BTreeSet<u64> = segments.iter().chain(&bases).copied().collect();
+    for number in numbers.into_iter().filter(|&number| number >= applied.segment) {
+        if bases.contains(&number) && number > replay.standing.base {
+            replay.apply(end)?;
+            replay.fold_base(medium.as_ref(), number, notices)?;
+            if !segments.contains(&number) {
+                // What comes after a base must lie behind it.
+                medium.create(number).map_err(|error| io_error("create", medium.as_ref(), number, error))?;
+                end = End { segment: number, offset: 0 };
+            }
+        }
+        if segments.contains(&number) {
+            let from = if number == applied.segment { applied.offset } else { 0 };
+            end = End { segment: number, offset: replay_segment(medium.as_ref(), number, from, &mut replay, notices)? };
+        }
     }
     replay.apply(end)?;
-    if replay.apart > 0 {
-        let apart = replay.apart;
+    let apart: u64 = replay.apart.values().map(|(_, count)| count).sum();
+    if apart > 0 {
         notices.push(format!("{apart} entries behind missing ones are not used; other nodes are asked for them again"));
     }
     let journal =
@@ -196,15 +222,19 @@ struct Replay<'a> {
     standing: Standing,
     pending: Vec<(VerifiedEntry, Location, u32)>,
     bytes: u64,
-    /// Entries that do not follow on what is here.
-    apart: u64,
+    /// Entries that do not follow on what is here: the last of each log, and how many.
+    apart: BTreeMap<LogId, (u64, u64)>,
 }
 
 impl Replay<'_> {
     fn push(&mut self, entry: VerifiedEntry, location: Location) -> Result<(), StoreError> {
         match self.ledger.admit(&entry) {
             Admitted::Known => {}
-            Admitted::Apart(_) => self.apart += 1,
+            Admitted::Apart(_) => {
+                let (last, count) = self.apart.entry(entry.position().log).or_default();
+                *last = entry.position().seq.max(*last);
+                *count += 1;
+            }
             Admitted::Next(number) => {
                 self.pending.push((entry, location, number));
                 self.bytes += u64::from(location.len);
@@ -213,6 +243,21 @@ impl Replay<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A base that is damaged is left out: what it covers is asked from other nodes.
+    fn fold_base(&mut self, medium: &dyn Medium, number: u64, notices: &mut Vec<String>) -> Result<(), StoreError> {
+        let name = base::name(medium, number);
+        let is_sound = name.map_or(Ok(false), |signed| base::is_sound(medium, number, &signed.name))?;
+        if !is_sound {
+            let path = medium.path(medium::base(number));
+            notices.push(format!("{} is damaged and was left out; other nodes are asked for it", path.display()));
+            return Ok(());
+        }
+        base::fold(medium, self.table, &mut self.ledger, &mut self.standing, number)?;
+        let ledger = &self.ledger;
+        self.apart.retain(|log, (last, _)| ledger.logs().get(log).is_none_or(|state| state.head.seq < *last));
         Ok(())
     }
 

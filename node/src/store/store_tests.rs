@@ -18,7 +18,7 @@ use super::journal::{End, Journal, Location, RECORD_HEADER, SEGMENT_MAX, frame, 
 use super::medium::{Medium, Memory};
 use super::scan::{Found, Scan};
 use super::table::{Batch, MemorySource, MemoryTable, Opened, Order, Table, TableSource, Visit};
-use super::{Recovered, Store};
+use super::{GroupFilter, ProjectSummary, Recovered, Store};
 use crate::harness::attack::attack;
 use crate::harness::golden::{Sample, check};
 use crate::samples;
@@ -217,6 +217,18 @@ impl Medium for Small {
 
     fn read_at(&self, segment: u64, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read_at(segment, offset, buffer)
+    }
+
+    fn bases(&self) -> io::Result<Vec<u64>> {
+        self.inner.bases()
+    }
+
+    fn rename(&self, from: u64, to: u64) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, number: u64) -> io::Result<()> {
+        self.inner.remove(number)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -436,3 +448,6 @@ fn check_rows(store: &Store) {
     let records = super::query::pairs(table, b"j").expect("sound");
     assert!(records.iter().all(|(_, cell)| cell.len() < 1_000), "a record holds no log");
 }
+
+#[path = "snapshot_tests.rs"]
+mod snapshots;

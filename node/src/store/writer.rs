@@ -4,12 +4,14 @@
 //! everything that came while the last sync ran as one batch (group commit), and ends when every handle is
 //! gone or one asked to close. It never decides what an entry means.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use proto::entry::VerifiedEntry;
 use proto::record::{Record, RecordKey};
+use proto::snapshot::SnapshotName;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -25,12 +27,18 @@ use super::recover::{Sound, io_error, recover};
 use super::table::{Batch, TableSource};
 use super::{Committed, Shared, keys};
 
+#[path = "tasks.rs"]
+mod tasks;
+
+pub use tasks::Installed;
+pub(crate) use tasks::Task;
+
 /// One batch takes no more requests past this size: it bounds the memory of a batch and how long the
 /// first of it waits.
 const BATCH_BYTES: usize = 4 << 20;
 /// Room that is kept on the disk: the index writes several times what the journal does, and fails for
 /// good where the journal only refuses.
-const RESERVE_BYTES: u64 = 16 << 20;
+pub(crate) const RESERVE_BYTES: u64 = 16 << 20;
 /// The index is flushed after so much journal, which bounds what a start after a power cut replays.
 const FLUSH_BYTES: u64 = 4 << 20;
 
@@ -47,6 +55,8 @@ pub(crate) struct Request {
 pub(crate) enum Command {
     /// Store entries.
     Commit(Request),
+    /// Work on snapshots and old segments, between two commits.
+    Task(Task),
     /// A reader met a failure of the index.
     Mend,
     /// Flush, let go of the directory, answer, end.
@@ -62,6 +72,10 @@ pub(crate) struct Writer {
     standing: Standing,
     flusher: SyncSender<()>,
     unflushed: u64,
+    /// The snapshot in the draft.
+    draft: Option<SnapshotName>,
+    /// What segments hold that get no more entries: read once each.
+    extents: BTreeMap<u64, tasks::Extent>,
     /// Kept until the thread ends; `None` in memory.
     home: Option<Arc<Home>>,
 }
@@ -94,7 +108,18 @@ impl Writer {
         let (flusher, wishes) = sync_channel(1);
         let of_flusher = shared.clone();
         std::thread::Builder::new().name("store-flush".to_owned()).spawn(move || flush(&of_flusher, &wishes))?;
-        Ok(Self { shared, source, journal, ledger, standing, flusher, unflushed: 0, home })
+        Ok(Self {
+            shared,
+            source,
+            journal,
+            ledger,
+            standing,
+            flusher,
+            unflushed: 0,
+            draft: None,
+            extents: BTreeMap::new(),
+            home,
+        })
     }
 
     /// Serves until the end.
@@ -102,6 +127,7 @@ impl Writer {
         let mut closing = None;
         while let Some(command) = commands.blocking_recv() {
             let mut next = Some(command);
+            let mut task = None;
             let mut batch = Vec::new();
             let mut bytes = 0;
             while let Some(command) = next {
@@ -112,12 +138,16 @@ impl Writer {
                     }
                     // The reader noted what is wrong; this only wakes.
                     Command::Mend => {}
+                    Command::Task(wanted) => task = Some(wanted),
                     Command::Close(done) => closing = Some(done),
                 }
-                let more = closing.is_none() && bytes < BATCH_BYTES;
+                let more = closing.is_none() && task.is_none() && bytes < BATCH_BYTES;
                 next = if more { commands.try_recv().ok() } else { None };
             }
             self.serve(batch);
+            if let Some(task) = task {
+                self.run_task(task);
+            }
             if closing.is_some() {
                 break;
             }
@@ -170,12 +200,13 @@ impl Writer {
             self.source.suspect();
         }
         let sound = recover(&self.shared.medium, self.source.as_mut())?;
-        let Sound { table, journal, ledger, standing, notices, .. } = sound;
+        let Sound { table, journal, ledger, standing, base, notices, .. } = sound;
         for notice in notices {
             tracing::warn!(target: "store", "{notice}");
         }
         (self.journal, self.ledger, self.standing) = (journal, ledger, standing);
         *self.shared.table_mut() = Some(table);
+        self.shared.set_base(base);
         self.shared.corrupt.store(false, Ordering::Release);
         self.shared.failed.store(false, Ordering::Release);
         Ok(())
