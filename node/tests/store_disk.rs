@@ -218,7 +218,7 @@ async fn a_store_starts_from_its_base_and_another_one_from_the_same() {
     let mut rng = StdRng::seed_from_u64(21);
     let (one, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let (store, _) = Store::open(one.path()).expect("opens");
-    let mut all: Vec<VerifiedEntry> = [1, 2, 3].map(|seed| join(seed)).into();
+    let mut all: Vec<VerifiedEntry> = [1, 2, 3].map(join).into();
     all.extend(any_entries(&mut rng, 60));
     let (covered, tail) = all.split_at(all.len() * 3 / 4);
     store.commit(covered.to_vec()).await.expect("committed");
@@ -229,7 +229,7 @@ async fn a_store_starts_from_its_base_and_another_one_from_the_same() {
     assert!(store.log_bytes().expect("told") < before);
     assert!(!one.path().join("journal/0000000000000001.seg").exists());
     let (joiner, _) = Store::open(other.path()).expect("opens");
-    let file = fs::File::open(store.snapshot().expect("kept").1).expect("there");
+    let file = fs::File::open(&store.snapshots()[0].1).expect("there");
     joiner.install_snapshot(name.clone(), file).await.expect("installed");
     let (model, _) = Store::in_memory();
     model.commit(all.clone()).await.expect("contiguous");
@@ -244,7 +244,7 @@ async fn a_store_starts_from_its_base_and_another_one_from_the_same() {
             }
             let (again, recovered) = Store::open(dir.path()).expect("opens");
             assert_eq!(recovered.notices.len(), usize::from(remove_index), "{:?}", recovered.notices);
-            assert_eq!(recovered.snapshot.as_ref(), Some(&name));
+            assert_eq!(recovered.snapshots, [name.clone()]);
             assert!(answers(&again) == want, "without index: {remove_index}");
             again.close().await;
         }

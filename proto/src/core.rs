@@ -27,6 +27,8 @@ use crate::message::{Accepting, BUNDLES_MAX, Message};
 use crate::outbox::Out;
 use crate::record::{Record, RecordKey};
 use crate::replication::Replication;
+use crate::snapshot::SignedSnapshot;
+use crate::snapshotting::{SnapshotRules, Snapshotting};
 use crate::time::{Hlc, Timestamp};
 use crate::view::{LiveGroup, View};
 use crate::worker::Worker;
@@ -58,6 +60,12 @@ pub struct Boot {
     pub heads: BTreeMap<LogId, Head>,
     /// The latest reading of the hybrid clock in any entry that the store has.
     pub hlc: Hlc,
+    /// The snapshots that it starts from.
+    pub snapshots: Vec<SignedSnapshot>,
+    /// Up to which entry each log may not be in the store: a snapshot covers it.
+    pub floors: VersionVector,
+    /// When snapshots are made, and what they let go.
+    pub snapshot_rules: SnapshotRules,
     /// Every unfinished group with its jobs, and every member.
     pub records: Vec<(RecordKey, Record)>,
     /// What this node offers.
@@ -74,6 +82,7 @@ pub struct Core {
     log: Log,
     membership: Membership,
     replication: Replication,
+    snapshotting: Snapshotting,
     worker: Worker,
     coordinator: Coordinator,
     keeping: Keeping,
@@ -134,6 +143,7 @@ impl Core {
             log: Log::new(boot.identity, boot.incarnation, boot.heads, boot.hlc),
             membership: Membership::new(me, boot.incarnation, boot.seed),
             replication: Replication::new(durable),
+            snapshotting: Snapshotting::new(boot.snapshot_rules, boot.snapshots, boot.floors),
             worker: Worker::new(boot.capacity),
             coordinator: Coordinator::default(),
             keeping: Keeping::default(),
@@ -187,6 +197,12 @@ impl Core {
     #[must_use]
     pub fn own_log(&self) -> LogId {
         self.log.own()
+    }
+
+    /// The snapshots that this node starts from.
+    #[must_use]
+    pub fn snapshots(&self) -> &[SignedSnapshot] {
+        self.snapshotting.held()
     }
 
     /// What jobs hold of this node.
@@ -292,6 +308,7 @@ impl Core {
                     self.coordinator.stir();
                 }
             }
+            Input::Snapshot(input) => self.on_snapshot(now, input, out),
             Input::Addrs(addrs) => self.advert.set_addrs(addrs),
             Input::Bundles(mut bundles) => {
                 bundles.truncate(BUNDLES_MAX);
@@ -322,14 +339,17 @@ impl Core {
                 if self.replication.on_digest(from, digest, out) {
                     let all = self.own_durable();
                     self.on_held(from, &all);
+                    if self.storing.is_empty() {
+                        self.snapshotting.on_equal(now, from, self.replication.durable(), out);
+                    }
                 }
             }
             Message::Vector(theirs) => {
                 let theirs_of_own: Vec<Position> = theirs.of(self.view.me).collect();
                 self.on_held(from, &theirs_of_own);
-                self.replication.on_vector(now, from, &theirs, out);
+                self.replication.on_vector(now, from, &theirs, &self.snapshotting, out);
             }
-            Message::Want(ranges) => self.replication.on_want(from, ranges, out),
+            Message::Want(ranges) => self.replication.on_want(from, ranges, &self.snapshotting, out),
             Message::Held(positions) => self.on_held(from, &positions),
             Message::Hold { position, bundle } => self.replication.on_hold(now, from, position, bundle, out),
             Message::HoldDone { position, bundle } => {
@@ -355,6 +375,10 @@ impl Core {
                     seen.refused_at.get_or_insert(now.at);
                     self.alarmed = true;
                 }
+            }
+            Message::Snapshot(word) => {
+                let here = (self.replication.durable(), self.log.identity(), &self.view);
+                self.snapshotting.on_word(now, from, word, here, out);
             }
             // Door and address book are the shell's; which of two secrets counts is told by `Secret::supersedes`.
             Message::Secret(_) | Message::Addrs(_) => {}
@@ -438,6 +462,7 @@ impl Core {
         self.on_membership(news, out);
         self.refresh_liveness(now);
         self.replication.on_tick(now, &self.view, &mut self.rng, out);
+        self.snapshotting.on_tick(now, self.replication.durable(), &self.view, out);
         self.worker.on_tick(now, &self.view, out);
         self.keeping.on_tick(now, &self.view, out);
         if std::mem::take(&mut self.alarmed) {

@@ -9,6 +9,7 @@ use crate::keeping::Left;
 use crate::log::EntryRange;
 use crate::message::{Accepting, Message};
 use crate::record::{GroupRecord, JobRecord, Record, RecordKey};
+use crate::snapshot::{SnapshotInput, SnapshotOrder};
 use crate::time::Timestamp;
 
 /// Names a request of this node's own users until it is answered; unique per daemon.
@@ -141,6 +142,8 @@ pub enum Input {
     Capacity(Box<Capacity>),
     /// This node's own word on whether it takes work changed (`fnode pause`).
     Accepting(Accepting),
+    /// What came of a [`SnapshotOrder`].
+    Snapshot(SnapshotInput),
     /// Where this node can be dialled changed.
     Addrs(Vec<String>),
     /// Which bundles are here whole changed: prefixes of their manifests.
@@ -213,6 +216,8 @@ pub enum Effect {
         /// Of jobs that ended then or later: milliseconds since 1970.
         oldest_unix_ms: u64,
     },
+    /// About snapshots.
+    Snapshot(SnapshotOrder),
     /// Read records of a job that is not alive, then say [`Input::LookedUp`].
     LookUp(JobId),
     /// Answer a user's request.
@@ -279,6 +284,15 @@ pub enum News {
     Quarantined(NodeId),
     /// This node appended these outcomes.
     Decided(GroupId, Vec<JobOutcome>),
+    /// This node starts from a new snapshot.
+    Snapshot {
+        /// How many entries it covers.
+        entries: u64,
+        /// How many members made it by themselves; one only where there is no other.
+        signers: usize,
+    },
+    /// This node has the same entries as this one and another state: a bug, or a damaged disk.
+    Diverged(NodeId),
     /// An entry of this node was refused for its signature.
     BadEntry(NodeId),
 }

@@ -12,6 +12,7 @@ use crate::keeping::Left;
 use crate::log::{EntryRange, Offered};
 use crate::outbox::Out;
 use crate::record::{JobRecord, Record, RecordKey};
+use crate::snapshot::{Installed, SnapshotInput};
 
 impl Core {
     pub(super) fn on_signed(
@@ -117,6 +118,25 @@ impl Core {
         self.worker.on_reported(&reported);
         self.checkpoints.forget(&reported);
         self.ask_for_more(out);
+    }
+
+    pub(super) fn on_snapshot(&mut self, now: Now, input: SnapshotInput, out: &mut Out) {
+        match input {
+            SnapshotInput::Made(made) => self.snapshotting.on_made(now, made, self.log.identity(), out),
+            SnapshotInput::Installed(installed) => {
+                let Installed { signed, logs, changed, floors } = *installed;
+                for author in self.log.raise(&logs) {
+                    out.effects.push(Effect::News(News::Quarantined(author)));
+                }
+                self.replication.on_installed(&logs, &self.view, out);
+                self.on_changed(now, changed, out);
+                if let Some(from) = self.snapshotting.on_installed(now, signed, floors, out) {
+                    self.replication.on_more(from, out);
+                }
+            }
+            SnapshotInput::Failed(id) => self.snapshotting.on_failed(now, id, out),
+            SnapshotInput::Compacted(floors) => self.snapshotting.on_compacted(floors),
+        }
     }
 
     /// Records changed: the view first, groups before their jobs; then everybody who cares.

@@ -36,6 +36,7 @@ pub mod record;
 mod replication;
 pub mod size;
 pub mod snapshot;
+pub mod snapshotting;
 pub mod ticket;
 pub mod time;
 pub mod track;

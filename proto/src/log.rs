@@ -13,6 +13,7 @@ use crate::entry::{ENTRY_TARGET, Entry, Identity, LogId, Position, VerifiedEntry
 use crate::event::Event;
 use crate::id::NodeId;
 use crate::plant::{self, Plant};
+use crate::snapshot::SnapshotLog;
 use crate::time::Hlc;
 
 /// The heads of all logs that a node knows, and the way to write its own.
@@ -74,6 +75,12 @@ impl Log {
         let own = LogId { author: identity.node(), incarnation };
         assert!(!heads.contains_key(&own), "incarnation {incarnation} was used before");
         Self { identity, own, hlc: Hlc::default(), heard: hlc, heads, quarantined: BTreeSet::new() }
+    }
+
+    /// The key pair that signs its entries.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The log that this node writes.
@@ -152,6 +159,24 @@ impl Log {
         Offered::Taken
     }
 
+    /// A snapshot was taken in: logs that are behind it go on from where it says that they stand. Returns authors
+    /// that wrote something else there.
+    pub fn raise(&mut self, logs: &BTreeMap<LogId, SnapshotLog>) -> Vec<NodeId> {
+        let mut forked = Vec::new();
+        for (&log, state) in logs {
+            let head = self.heads.get(&log).copied().unwrap_or(Head::NONE);
+            let is_other = state.head.seq == head.seq && state.head.hash != head.hash;
+            if is_other || (log == self.own && state.head.seq > head.seq) {
+                self.quarantined.insert(log.author);
+                forked.push(log.author);
+            } else if state.head.seq > head.seq {
+                self.heard = self.heard.max(state.hlc);
+                self.heads.insert(log, state.head);
+            }
+        }
+        forked
+    }
+
     /// Whether entries of `author` are refused because it forked its log.
     #[must_use]
     pub fn is_quarantined(&self, author: NodeId) -> bool {
@@ -203,6 +228,32 @@ impl VersionVector {
     #[must_use]
     pub fn covers(&self, position: Position) -> bool {
         self.0.get(&position.log).is_some_and(|&last| last >= position.seq)
+    }
+
+    /// How many entries it names.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Whether it names none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many entries of `range` it names.
+    #[must_use]
+    pub fn overlap(&self, range: &EntryRange) -> u64 {
+        let last = self.0.get(&range.log).copied().unwrap_or(0).min(range.last);
+        (last + 1).saturating_sub(range.first)
+    }
+
+    /// Names what either names. Commutative, associative, idempotent (a maximum).
+    pub fn join(&mut self, other: &Self) {
+        for (&log, &seq) in &other.0 {
+            self.raise(Position { log, seq });
+        }
     }
 
     /// Notes that everything up to `position` is there. Commutative, associative, idempotent (a maximum).

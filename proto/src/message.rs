@@ -13,6 +13,7 @@ use crate::id::{AttemptId, GroupId, Member, NodeId};
 use crate::job::{BundleRef, GroupSpec};
 use crate::log::{EntryRange, VersionVector};
 use crate::record::CheckpointMap;
+use crate::snapshot::SnapshotWord;
 use crate::ticket::Secret;
 
 /// Largest message: one frame of the control stream.
@@ -94,6 +95,8 @@ pub enum Message {
     Addrs(Vec<(NodeId, Vec<String>)>),
     /// The sender's daemon ends on purpose; what its runner has started goes on and waits to be adopted.
     Leaving,
+    /// About snapshots.
+    Snapshot(SnapshotWord),
 }
 
 /// Most members in one [`Message::Addrs`]: with eight addresses each it stays below [`MESSAGE_MAX`].

@@ -27,10 +27,12 @@ pub enum Plant {
     Overcommit = 8,
     /// I7: takes an entry without checking its signature.
     UnsignedEntries = 9,
+    /// I4: takes a snapshot in without the tombstones in it.
+    ForgetTombstones = 10,
 }
 
 /// Every plant, with the name that the simulator's command line knows and the invariant that finds it.
-pub const PLANTS: [(Plant, &str, &str); 9] = [
+pub const PLANTS: [(Plant, &str, &str); 10] = [
     (Plant::BrokenChain, "broken-chain", "I7"),
     (Plant::DecideTwice, "decide-twice", "I2"),
     (Plant::EarlyHold, "early-hold", "I1"),
@@ -40,6 +42,7 @@ pub const PLANTS: [(Plant, &str, &str); 9] = [
     (Plant::NoFence, "no-fence", "I2"),
     (Plant::Overcommit, "overcommit", "I3"),
     (Plant::UnsignedEntries, "unsigned-entries", "I7"),
+    (Plant::ForgetTombstones, "forget-tombstones", "I4"),
 ];
 
 #[cfg(feature = "planted")]

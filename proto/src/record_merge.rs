@@ -7,6 +7,7 @@ use super::{
     Stamp, earliest, edit_group, edit_job, edit_node, fullest, greatest, latest, raise_claim,
 };
 use crate::id::GroupId;
+use crate::plant::{self, Plant};
 
 /// Folds `record`, found under `key` elsewhere, into `records`. A record of another kind than its key is left out.
 pub fn merge(key: &RecordKey, record: Record, records: &mut impl Records) {
@@ -95,7 +96,7 @@ impl AttemptRecord {
 impl Marks {
     fn merge(&mut self, theirs: Self) {
         latest_of(&mut self.archived, theirs.archived);
-        self.deleted |= theirs.deleted;
+        self.deleted |= theirs.deleted && !plant::is_planted(Plant::ForgetTombstones);
         for (key, (stamp, value)) in theirs.tags {
             self.put_tag(stamp, &key, value);
         }

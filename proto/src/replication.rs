@@ -19,6 +19,8 @@ use crate::message::{MESSAGE_MAX, Message};
 use crate::outbox::Out;
 use crate::plant::{self, Plant};
 use crate::record::rank;
+use crate::snapshot::SnapshotLog;
+use crate::snapshotting::Snapshotting;
 use crate::time::Timestamp;
 use crate::view::View;
 
@@ -151,9 +153,30 @@ impl Replication {
         is_same
     }
 
+    /// A snapshot of `logs` is on disk here; their authors are told.
+    pub(crate) fn on_installed(&mut self, logs: &BTreeMap<LogId, SnapshotLog>, view: &View, out: &mut Out) {
+        let connected = |node: &NodeId| view.nodes.get(node).is_some_and(|seen| seen.connected);
+        for (&log, state) in logs {
+            let position = Position { log, seq: state.head.seq };
+            self.durable.raise(position);
+            if log.author != view.me && connected(&log.author) {
+                out.send(log.author, Message::Held(vec![position]));
+            }
+        }
+        self.wanted.clear();
+        self.keep_promises(out);
+    }
+
     /// Sends what is missing there, asks for what is missing here.
-    pub(crate) fn on_vector(&mut self, now: Now, from: NodeId, theirs: &VersionVector, out: &mut Out) {
-        let missing_there = self.durable.beyond(theirs);
+    pub(crate) fn on_vector(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        theirs: &VersionVector,
+        snapshots: &Snapshotting,
+        out: &mut Out,
+    ) {
+        let missing_there = snapshots.answer(from, self.durable.beyond(theirs), out);
         if !missing_there.is_empty() {
             out.effects.push(Effect::SendEntries { to: from, ranges: missing_there });
         }
@@ -179,12 +202,12 @@ impl Replication {
         }
     }
 
-    pub(crate) fn on_want(&self, from: NodeId, ranges: Vec<EntryRange>, out: &mut Out) {
+    pub(crate) fn on_want(&self, from: NodeId, ranges: Vec<EntryRange>, snapshots: &Snapshotting, out: &mut Out) {
         let have = |range: EntryRange| {
             let last = range.last.min(self.durable.0.get(&range.log).copied().unwrap_or(0));
             (range.first <= last).then_some(EntryRange { last, ..range })
         };
-        let ranges: Vec<EntryRange> = ranges.into_iter().filter_map(have).collect();
+        let ranges = snapshots.answer(from, ranges.into_iter().filter_map(have).collect(), out);
         if !ranges.is_empty() {
             out.effects.push(Effect::SendEntries { to: from, ranges });
         }

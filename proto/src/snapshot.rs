@@ -86,6 +86,78 @@ pub struct SignedSnapshot {
     pub signatures: BTreeMap<NodeId, Vec<u8>>,
 }
 
+/// What nodes say to each other about snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotWord {
+    /// The sender makes one now. Please make one, too, if your version vector has this digest.
+    Proposal {
+        /// Digest of the sender's version vector.
+        vector: ContentId,
+        /// The sender's [`FORMAT`].
+        format: [u16; 3],
+    },
+    /// What the sender made, after a proposal of either side.
+    Vote {
+        /// Its name.
+        name: SnapshotName,
+        /// The sender's signature of it.
+        signature: Vec<u8>,
+    },
+    /// Instead of entries that were asked for: fetch this from the sender, then ask for what comes after.
+    Signed(Box<SignedSnapshot>),
+    /// The sender cannot use the snapshot that it was sent; entries, please, as far as there are any.
+    Declined(ContentId),
+}
+
+/// What a shell must do about snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotOrder {
+    /// Make one of what is stored now, aside; then [`SnapshotInput::Made`].
+    Make,
+    /// What was made last becomes the base; then [`SnapshotInput::Installed`] or [`SnapshotInput::Failed`]. Peers
+    /// are sent its name and come for its bytes: they are kept as a blob as long as it is a base.
+    Keep(Box<SignedSnapshot>),
+    /// Get this one, make it the base; then [`SnapshotInput::Installed`] or [`SnapshotInput::Failed`].
+    Fetch {
+        /// What.
+        signed: Box<SignedSnapshot>,
+        /// Nodes that are likely to have it, likeliest first.
+        providers: Vec<NodeId>,
+    },
+    /// Remove the oldest entries, as far as the newest base covers them and they were written before; then
+    /// [`SnapshotInput::Compacted`].
+    Compact {
+        /// Milliseconds since 1970.
+        before_unix_ms: u64,
+    },
+}
+
+/// What came of a [`SnapshotOrder`].
+#[derive(Clone, Debug)]
+pub enum SnapshotInput {
+    /// One was made; `None`: it could not be.
+    Made(Option<SnapshotName>),
+    /// One is the base now. In order with [`crate::Input::Stored`], as the store did both.
+    Installed(Box<Installed>),
+    /// This one is not.
+    Failed(ContentId),
+    /// Up to which entry each log may be here no more.
+    Compacted(VersionVector),
+}
+
+/// What a base changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Installed {
+    /// Which.
+    pub signed: SignedSnapshot,
+    /// Where its logs stand; those that were behind go on from there.
+    pub logs: BTreeMap<LogId, SnapshotLog>,
+    /// Records as they are now: at least everything that is unfinished or was before, all nodes, the cluster.
+    pub changed: Vec<(RecordKey, Record)>,
+    /// Up to which entry each log may not be here.
+    pub floors: VersionVector,
+}
+
 /// Why bytes are not the snapshot that they were taken for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {

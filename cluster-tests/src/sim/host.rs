@@ -6,6 +6,7 @@ use proto::capacity::{Capacity, Gpu};
 use proto::core::Boot;
 use proto::core_io::Now;
 use proto::entry::Identity;
+use proto::snapshotting::SnapshotRules;
 use proto::{ByteSize, Core, NodeId, Timestamp};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -33,6 +34,7 @@ pub(crate) struct Host {
     pub(crate) life: u64,
     /// It never comes back.
     pub(crate) gone: bool,
+    pub(crate) snapshot_rules: SnapshotRules,
     /// Its disk was lost once: what it held before does not count.
     pub(crate) lost_disk: bool,
 }
@@ -99,6 +101,7 @@ impl Host {
             powered: true,
             life: 0,
             gone: false,
+            snapshot_rules: plan.snapshot_rules,
             lost_disk: false,
         }
     }
@@ -115,6 +118,9 @@ impl Host {
             software: "sim".to_owned(),
             heads: self.disk.heads(),
             hlc: self.disk.hlc(),
+            snapshots: self.disk.bases.iter().map(|base| base.signed.clone()).collect(),
+            floors: self.disk.floors(),
+            snapshot_rules: self.snapshot_rules,
             records: self.disk.boot_records(),
             capacity: self.capacity.clone(),
             addrs: Vec::new(),

@@ -13,8 +13,10 @@ use proto::core_io::{Effect, Input, Now, RequestId};
 use proto::entry::{Identity, VerifiedEntry};
 use proto::event::AttemptFinished;
 use proto::job::{Ending, IndexRanges, OnLost, Usage};
+use proto::log::VersionVector;
 use proto::message::Message;
 use proto::record::{Record, RecordKey, Records, apply};
+use proto::snapshotting::SnapshotRules;
 use proto::{AttemptId, ByteSize, Core, GroupId, GroupSpec, Hlc, NodeId, Requirement, Timestamp};
 
 /// What a run of `array` or `big` took.
@@ -237,6 +239,9 @@ fn node(index: usize, cpus: u32) -> Node {
         software: "load".to_owned(),
         heads: BTreeMap::new(),
         hlc: Hlc::default(),
+        snapshots: Vec::new(),
+        floors: VersionVector::default(),
+        snapshot_rules: SnapshotRules::default(),
         records: Vec::new(),
         capacity,
         addrs: Vec::new(),

@@ -17,6 +17,7 @@ mod network;
 mod plan;
 mod runner;
 mod shell;
+mod snapshots;
 mod trace;
 mod workload;
 mod world;

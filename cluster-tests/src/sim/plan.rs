@@ -1,7 +1,9 @@
 //! What one seed decides before the first step: how large the cluster is, how bad its world.
 
 use std::ops::Range;
+use std::time::Duration;
 
+use proto::snapshotting::SnapshotRules;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -50,6 +52,10 @@ pub struct Plan {
     pub groups: usize,
     /// Owners pause and drain nodes.
     pub owners: bool,
+    /// After how few entries a snapshot is made, and how soon what it covers is removed.
+    pub snapshot_rules: SnapshotRules,
+    /// A host that starts for the first time so late.
+    pub late: Option<(usize, u64)>,
 }
 
 impl Plan {
@@ -73,11 +79,12 @@ impl Plan {
         };
         let slow_network = rng.random_range(0..4) == 0;
         let slow_sync = rng.random_range(0..4) == 0;
+        let phase_one_us = rng.random_range(6..40) * second;
         Self {
             seed,
             hosts,
             calm,
-            phase_one_us: rng.random_range(6..40) * second,
+            phase_one_us,
             latency_us: if slow_network { 2_000..120_000 } else { 100..2_500 },
             loss_permille: if faulty(rng, 0.3) { rng.random_range(1..50) } else { 0 },
             break_us: mean(rng, 0.5, 1..10),
@@ -95,6 +102,9 @@ impl Plan {
             forge: faulty(rng, 0.3),
             groups: rng.random_range(1..if hosts > 16 { 8 } else { 24 }),
             owners: faulty(rng, 0.2),
+            snapshot_rules: snapshot_rules(rng),
+            late: (hosts > 1 && rng.random_range(0..3) == 0)
+                .then(|| (rng.random_range(0..hosts), rng.random_range(0..phase_one_us))),
         }
     }
 
@@ -116,4 +126,13 @@ impl Plan {
             ..self
         }
     }
+}
+
+/// Most worlds make snapshots all the time; in the others no log is long enough for one.
+fn snapshot_rules(rng: &mut StdRng) -> SnapshotRules {
+    if rng.random_range(0..4) == 0 {
+        return SnapshotRules::default();
+    }
+    let horizon = Duration::from_millis(rng.random_range(0..6_000));
+    SnapshotRules { every: rng.random_range(4..150), horizon }
 }

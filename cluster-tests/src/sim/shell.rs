@@ -6,6 +6,7 @@ use proto::event::{AttemptFinished, Event};
 use proto::job::{BundleRef, Ending, StartFailure, Usage};
 use proto::message::Message;
 use proto::record::{Record, RecordKey};
+use proto::snapshot::SnapshotWord;
 use proto::{AttemptId, ContentId, JobId, JobState, codec};
 use rand::RngExt as _;
 
@@ -53,6 +54,7 @@ impl World {
                 let input = Box::new(Input::Reviewed(Vec::new()));
                 self.after(1_000, Happening::Feed { host, life, input });
             }
+            Effect::Snapshot(order) => self.begin_snapshot_order(host, order),
             Effect::LookUp(job) => {
                 let input = Box::new(look_up(&self.hosts[host], job));
                 let after = self.rng.random_range(50..2_000);
@@ -95,6 +97,12 @@ impl World {
                 if self.index.contains_key(&node) {
                     return Err(Violation::new("I7", format!("host {host} quarantined an honest member")));
                 }
+            }
+            News::Snapshot { signers, .. } => {
+                self.coverage.count(if signers > 1 { "snapshot made by two" } else { "snapshot made alone" });
+            }
+            News::Diverged(node) => {
+                return Err(Violation::new("I4", format!("host {host} and {} made other snapshots", node.short())));
             }
             News::Decided(group, jobs) => {
                 self.tell(|| format!("{host} -> decides {group} {jobs:?}"));
@@ -414,6 +422,7 @@ impl World {
             Message::Cancel(_) => "cancel",
             Message::TakeOverReply { holding, .. } if !holding.is_empty() => "take-over answered with attempts",
             Message::Want(_) => "entries wanted",
+            Message::Snapshot(SnapshotWord::Signed(_)) => "snapshot instead of entries",
             _ => return,
         };
         self.coverage.count(path);

@@ -192,8 +192,9 @@ impl World {
         let member = *members.choose(&mut self.rng).expect("a group has a job");
         let whole = self.rng.random_bool(0.6);
         let job = JobId { group, member: if whole { Member::Only } else { member } };
-        let event = match self.rng.random_range(0..6) {
+        let event = match self.rng.random_range(0..7) {
             0..4 => Event::StopWished { job },
+            6 => Event::Marked { job, mark: Mark::Deleted },
             4 => Event::Marked { job, mark: Mark::Noted(format!("note {}", self.now_us)) },
             _ => Event::Marked { job, mark: Mark::Tagged { key: "k".to_owned(), value: self.now_us.to_string() } },
         };

@@ -7,6 +7,7 @@ use proto::core_io::{Input, RequestId};
 use proto::entry::{Position, VerifiedEntry};
 use proto::job::{BundleRef, Ending};
 use proto::message::Message;
+use proto::snapshot::SnapshotOrder;
 use proto::{AttemptId, ContentId, GroupId, NodeId};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -60,6 +61,7 @@ pub(crate) enum Happening {
     Notice { host: usize, peer: usize, epoch: u64 },
     Synced { host: usize, life: u64 },
     Fetched { host: usize, life: u64, position: Position, bundle: BundleRef, from: usize },
+    Snapshot { host: usize, life: u64, order: SnapshotOrder },
     Starts { host: usize, attempt: AttemptId, serial: u64 },
     Ends { host: usize, attempt: AttemptId, serial: u64, ending: Ending },
     Adopt { host: usize, life: u64 },
@@ -155,7 +157,8 @@ impl World {
         self.tell_plan();
         for host in 0..self.hosts.len() {
             let after = self.rng.random_range(0..300_000);
-            self.schedule(after, Happening::Fault(Fault::DaemonStarts { host }));
+            let late_us = self.plan.late.filter(|(late, _)| *late == host).map_or(0, |(_, late_us)| late_us);
+            self.schedule(after + late_us, Happening::Fault(Fault::DaemonStarts { host }));
         }
         self.plan_workload();
         self.plan_faults();
@@ -217,6 +220,7 @@ impl World {
             Happening::Fetched { host, life, position, bundle, from } => {
                 self.on_fetched(host, life, position, bundle, from)
             }
+            Happening::Snapshot { host, life, order } => self.on_snapshot_order(host, life, order),
             Happening::Starts { host, attempt, serial } => self.on_starts(host, attempt, serial),
             Happening::Ends { host, attempt, serial, ending } => self.on_ends(host, attempt, serial, ending),
             Happening::Adopt { host, life } => self.on_adopt(host, life),

@@ -259,6 +259,15 @@ impl BlobStore {
         }
     }
 
+    /// Removes a blob that nobody needs any more; one that is not here is no error.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn discard(&self, id: ContentId) -> Result<(), BlobError> {
+        let _gate = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.remove(id)
+    }
+
     /// Removes a blob and its outboard.
     pub(super) fn remove(&self, id: ContentId) -> Result<(), BlobError> {
         self.inner.whole.forget();

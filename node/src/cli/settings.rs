@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proto::ByteSize;
+use proto::snapshotting::SnapshotRules;
 use proto::ticket::Ticket;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,8 @@ pub(crate) struct Settings {
     labels: Setting<BTreeMap<String, String>>,
     retention: Setting<Option<Duration>>,
     blobs_max: Setting<Option<ByteSize>>,
+    log_snapshot_every: Setting<u64>,
+    log_horizon: Setting<Duration>,
 }
 
 /// One line of `fnode config show`.
@@ -74,6 +77,8 @@ struct ConfigFile {
     labels: Option<BTreeMap<String, String>>,
     retention: Option<toml::Value>,
     blobs_max: Option<toml::Value>,
+    log_snapshot_every: Option<u64>,
+    log_horizon: Option<toml::Value>,
 }
 
 /// `4680`, `"0.0.0.0:4680"` or a list of them.
@@ -174,6 +179,8 @@ impl Settings {
             )?,
             retention,
             blobs_max,
+            log_snapshot_every: source.log_snapshot_every(file.log_snapshot_every)?,
+            log_horizon: source.log_horizon(file.log_horizon)?,
             home,
         })
     }
@@ -192,6 +199,7 @@ impl Settings {
             memory_max: self.memory.value,
             gpus_max: self.gpus.value,
             retention: Retention { older_than: self.retention.value, bytes_max: self.blobs_max.value },
+            snapshot_rules: SnapshotRules { every: self.log_snapshot_every.value, horizon: self.log_horizon.value },
             exe,
             respawn_args: respawn,
         }
@@ -228,6 +236,12 @@ impl Settings {
                 &self.retention.origin,
             ),
             shown("blobs_max", self.blobs_max.value.map_or_else(never, |max| max.to_string()), &self.blobs_max.origin),
+            shown("log_snapshot_every", self.log_snapshot_every.value.to_string(), &self.log_snapshot_every.origin),
+            shown(
+                "log_horizon",
+                humantime::format_duration(self.log_horizon.value).to_string(),
+                &self.log_horizon.origin,
+            ),
         ]
     }
 }
@@ -243,6 +257,22 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// A snapshot of the log after so many entries. For a file or a variable: nobody changes it from start to start.
+    fn log_snapshot_every(&self, in_file: Option<u64>) -> Result<Setting<u64>, CliError> {
+        let check = |every: u64| if every > 0 { Ok(every) } else { Err("write a number above 0".to_owned()) };
+        let parse = |text: &str| check(text.parse().unwrap_or(0));
+        let names = ("", "FNODE_LOG_SNAPSHOT_EVERY");
+        let default = || SnapshotRules::default().every;
+        self.pick("log_snapshot_every", None, names, parse, in_file.map(check), default)
+    }
+
+    /// How long entries are kept that a snapshot covers.
+    fn log_horizon(&self, in_file: Option<toml::Value>) -> Result<Setting<Duration>, CliError> {
+        let in_file = in_file.map(|value| values::duration(&plain(&value)));
+        let default = || SnapshotRules::default().horizon;
+        self.pick("log_horizon", None, ("", "FNODE_LOG_HORIZON"), values::duration, in_file, default)
+    }
+
     /// A cap on what the node offers; without one it offers all.
     fn cap<T>(
         &self,

@@ -17,6 +17,7 @@ use proto::keeping::Left;
 use proto::log::{EntryRange, VersionVector};
 use proto::message::{Accepting, BUNDLES_MAX, MESSAGE_MAX, Message};
 use proto::record::{Record, RecordKey};
+use proto::snapshot::SnapshotInput;
 use proto::ticket::{Secret, Ticket};
 use proto::{Core, Effect, Input, JobState, NodeId, Timestamp, codec};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -78,6 +79,7 @@ pub(super) struct State {
     kept: BTreeSet<NodeId>,
     secret_told: Option<Secret>,
     addrs_told: Vec<(NodeId, Vec<String>)>,
+    snapshots_offered: BTreeSet<proto::ContentId>,
     /// Bundles used here, the latest first.
     bundles: VecDeque<[u8; 8]>,
 }
@@ -107,6 +109,7 @@ pub(super) enum Inner {
     },
     Reviewed(Vec<Left>),
     Capacity(Box<proto::Capacity>),
+    Snapshot(SnapshotInput),
     Verified {
         from: NodeId,
         entries: Vec<VerifiedEntry>,
@@ -122,6 +125,7 @@ impl Actor {
         refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.state.inputs.push(Input::Tick);
         self.look_at_gpus();
+        super::snapshots::offer(&self.shared, &mut self.state.snapshots_offered);
         self.find_peers().await;
         loop {
             self.turn().await;
@@ -211,6 +215,7 @@ impl Actor {
             Effect::Fetch { position, bundle, from } => self.fetch(position, bundle, from),
             Effect::Keep { left, providers, unless_held } => self.keep(left, providers, unless_held),
             Effect::Review { oldest_unix_ms } => self.review(oldest_unix_ms),
+            Effect::Snapshot(order) => super::snapshots::run(self.shared.clone(), self.inner.0.clone(), order).await,
             Effect::LookUp(job) => self.look_up(job),
             Effect::Reply { request, answer } => self.reply(request, answer),
             Effect::WakeAt(at) => self.state.wake = Some(at),
@@ -552,6 +557,13 @@ impl Actor {
             Inner::Kept { left, complete } => self.state.inputs.push(Input::Kept { left, complete }),
             Inner::Reviewed(left) => self.state.inputs.push(Input::Reviewed(left)),
             Inner::Capacity(capacity) => self.state.inputs.push(Input::Capacity(capacity)),
+            Inner::Snapshot(input) => {
+                if let SnapshotInput::Installed(installed) = &input {
+                    self.note_changes(&installed.changed).await;
+                }
+                super::snapshots::offer(&self.shared, &mut self.state.snapshots_offered);
+                self.state.inputs.push(Input::Snapshot(input));
+            }
             Inner::Verified { from, entries, fresh, more } => {
                 self.state.inputs.push(Input::Entries { from, entries, fresh, more });
             }
@@ -596,6 +608,16 @@ impl Actor {
             News::BadEntry(node) => {
                 NodeNews::Notice { text: format!("node {} sent an entry with a wrong signature", node.short()) }
             }
+            News::Snapshot { entries, signers } => {
+                tracing::info!(entries, signers, "the node starts from a new snapshot of the log");
+                return;
+            }
+            News::Diverged(node) => NodeNews::Notice {
+                text: format!(
+                    "node {} has the same log entries and another state: no snapshot is made with it; rebuild the index of both (stop the node, remove store/sled, start it again) and report this",
+                    node.short()
+                ),
+            },
             News::Decided(..) => return,
         };
         tracing::info!(news = ?told, "cluster");

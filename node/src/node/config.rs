@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use proto::ByteSize;
+use proto::snapshotting::SnapshotRules;
 
 use super::gc::Retention;
 use super::home::Home;
@@ -39,6 +40,8 @@ pub struct Config {
     pub gpus_max: Option<u32>,
     /// What happens to files of ended jobs by itself.
     pub retention: Retention,
+    /// When snapshots of the log are made, and how long entries that one covers are kept.
+    pub snapshot_rules: SnapshotRules,
     /// The program that runs the runner: this one.
     pub exe: PathBuf,
     /// Arguments with which the runner starts this daemon again after a crash.

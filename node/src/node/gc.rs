@@ -103,7 +103,8 @@ fn millis(age: Duration) -> u64 {
 
 /// What jobs submitted at `oldest_unix_ms` or later, unfinished and kept ones name.
 fn needed(node: &NodeHandle, oldest_unix_ms: u64) -> Result<BTreeSet<ContentId>, NodeError> {
-    let mut needed = BTreeSet::new();
+    // Peers come for snapshots of the log as for any blob.
+    let mut needed: BTreeSet<ContentId> = node.snapshots().into_iter().map(|signed| signed.name.id).collect();
     let mut filter = GroupFilter { hidden: true, ..GroupFilter::default() };
     loop {
         let groups = node.groups(&filter, BATCH)?;

@@ -12,6 +12,7 @@ use proto::explain::Explanation;
 use proto::keeping::Left;
 use proto::log::VersionVector;
 use proto::record::{AttemptKey, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
+use proto::snapshot::SignedSnapshot;
 use proto::ticket::Ticket;
 use proto::view::NodeView;
 use proto::{ClusterId, ContentId, GroupId, GroupSpec, JobId, Member, NodeId};
@@ -217,6 +218,20 @@ impl NodeHandle {
     #[must_use]
     pub fn blobs(&self) -> &BlobStore {
         &self.shared.blobs
+    }
+
+    /// The snapshots of the log that this node starts from, the newest last.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<SignedSnapshot> {
+        self.shared.store.snapshots().into_iter().map(|(signed, _)| signed).collect()
+    }
+
+    /// Bytes that the log takes on this node's disk, without its index.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`].
+    pub fn log_bytes(&self) -> Result<u64, NodeError> {
+        Ok(self.shared.store.log_bytes()?)
     }
 
     /// Secrets that users gave to this node.

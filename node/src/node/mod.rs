@@ -21,6 +21,7 @@ mod machine;
 mod peers;
 mod prepare;
 mod secrets;
+mod snapshots;
 mod start;
 mod tail;
 mod times;

@@ -214,6 +214,12 @@ pub(crate) fn name(medium: &dyn Medium, number: u64) -> Option<SignedSnapshot> {
     codec::decode(bytes.get(..read)?).ok()
 }
 
+/// Every base whose name can be read, the newest last.
+pub(crate) fn all(medium: &dyn Medium) -> Result<Vec<(u64, SignedSnapshot)>, StoreError> {
+    let numbers = medium.bases().map_err(failed("list", medium, 0))?;
+    Ok(numbers.into_iter().filter_map(|number| Some((number, name(medium, number)?))).collect())
+}
+
 /// The head of base `number`.
 pub(crate) fn head(medium: &dyn Medium, number: u64) -> Result<SnapshotHead, StoreError> {
     let mut reading = Reading::default();

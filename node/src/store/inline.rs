@@ -92,9 +92,11 @@ impl Needed {
                 let bundle = record.submitted.as_ref().and_then(|submitted| submitted.spec.bundle);
                 self.manifests.extend(bundle.map(|bundle| bundle.manifest));
             }
-            (RecordKey::Job(job), Record::Job(record)) if !record.marks.deleted && !self.deleted.contains(&job.group) => {
+            (RecordKey::Job(job), Record::Job(record))
+                if !record.marks.deleted && !self.deleted.contains(&job.group) =>
+            {
                 let finished = record.attempts.values().filter_map(|attempt| attempt.finished.as_ref());
-                let logs = finished.filter_map(|finished| finished.log).filter(proto::event::LogRef::is_inline);
+                let logs = finished.filter_map(|finished| finished.log.as_ref()).filter(|log| log.is_inline());
                 self.contents.extend(logs.map(|log| log.content));
             }
             _ => {}

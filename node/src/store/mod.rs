@@ -39,21 +39,20 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use proto::entry::{LogId, SignedEntry, VerifiedEntry};
 use proto::log::{EntryRange, Head, VersionVector};
 use proto::record::{ClusterRecord, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
-use proto::snapshot::{SignedSnapshot, SnapshotName};
+use proto::snapshot::{Installed, SignedSnapshot, SnapshotName};
 use proto::{ContentId, GroupId, Hlc, Member, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::{StoreError, TableError};
 pub use query::{GroupFilter, ProjectSummary};
 pub use sled_table::panic_is_contained;
-pub use writer::Installed;
 
 use home::Home;
 use medium::{Directory, Medium};
 use recover::Sound;
 use sled_table::SledSource;
 use table::{MemorySource, Table, TableSource};
-use writer::{Command, Request, Task, Writer};
+use writer::{Answer, Command, Request, Task, Writer};
 
 /// Commits that may wait for the writer; beyond it, callers wait for room. A batch rarely holds more.
 const QUEUE_MAX: usize = 256;
@@ -73,9 +72,9 @@ pub struct Recovered {
     pub heads: BTreeMap<LogId, Head>,
     /// When each author last wrote, by its own clock.
     pub clocks: BTreeMap<NodeId, Hlc>,
-    /// The snapshot that this node starts from.
-    pub snapshot: Option<SignedSnapshot>,
-    /// Up to which entry each log may not be here: the snapshot covers it.
+    /// The snapshots that this node starts from.
+    pub snapshots: Vec<SignedSnapshot>,
+    /// Up to which entry each log may not be here: a snapshot covers it.
     pub floors: VersionVector,
     /// The incarnation that this node used last; 0: none.
     pub incarnation_last: u64,
@@ -99,8 +98,8 @@ struct Shared {
     /// `None` while the index is mended. Readers hold the lock for one query, the writer for one batch
     /// (shared as well): only mending excludes.
     table: RwLock<Option<Arc<dyn Table>>>,
-    /// The newest base, with its number.
-    base: Mutex<Option<(u64, SignedSnapshot)>>,
+    /// Bases with their numbers, the newest last.
+    bases: Mutex<Vec<(u64, SignedSnapshot)>>,
     /// The index failed; the writer mends it before the next commit.
     failed: AtomicBool,
     /// It cannot be trusted either: opening it again is not enough.
@@ -146,9 +145,9 @@ impl Store {
             let _ = medium.remove(draft);
         }
         let sound = recover::recover(&medium, source.as_mut())?;
-        let Sound { table, journal, ledger, standing, base, live, notices } = sound;
-        let snapshot = base.as_ref().map(|(_, signed)| signed.clone());
-        let mut recovered = Recovered { live, notices, snapshot, floors: ledger.floors(), ..Recovered::default() };
+        let Sound { table, journal, ledger, standing, bases, live, notices } = sound;
+        let snapshots = bases.iter().map(|(_, signed)| signed.clone()).collect();
+        let mut recovered = Recovered { live, notices, snapshots, floors: ledger.floors(), ..Recovered::default() };
         for (&log, state) in ledger.logs() {
             recovered.heads.insert(log, state.head);
             let clock = recovered.clocks.entry(log.author).or_default();
@@ -165,7 +164,7 @@ impl Store {
             dir,
             medium,
             table: RwLock::new(Some(table)),
-            base: Mutex::new(base),
+            bases: Mutex::new(bases),
             failed: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
         };
@@ -222,19 +221,49 @@ impl Store {
         self.task(Task::Make).await
     }
 
-    /// The snapshot that was made last becomes the base.
+    /// The snapshot that was made last becomes the base. `done` is called as by [`Self::commit_with`], in order with
+    /// commits, with [`StoreError::NotMade`] or any other error. After one of the index it may have become the base
+    /// all the same.
     ///
     /// # Errors
-    /// [`StoreError::NotMade`], or any other. After an error of the index it may have become the base all the same.
+    /// [`StoreError::Closed`]; `done` is not called then.
+    pub async fn keep_snapshot_with(
+        &self,
+        signed: SignedSnapshot,
+        done: impl FnOnce(Result<Installed, StoreError>) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let task = Task::Keep(Box::new(signed), Box::new(done));
+        self.commands.send(Command::Task(task)).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// [`Self::keep_snapshot_with`], waiting for the result.
+    ///
+    /// # Errors
+    /// As there.
     pub async fn keep_snapshot(&self, signed: SignedSnapshot) -> Result<Installed, StoreError> {
         self.task(|answer| Task::Keep(Box::new(signed), answer)).await
     }
 
     /// `file`, whose bytes are the snapshot `signed`, is copied, becomes the base and is folded in: what is here and
-    /// not in it stays. It is checked again on the way.
+    /// not in it stays. It is checked again on the way. `done` is called as by [`Self::keep_snapshot_with`], also
+    /// with [`StoreError::Snapshot`].
     ///
     /// # Errors
-    /// [`StoreError::Snapshot`], or as [`Self::keep_snapshot`].
+    /// [`StoreError::Closed`]; `done` is not called then.
+    pub async fn install_snapshot_with(
+        &self,
+        signed: SignedSnapshot,
+        file: std::fs::File,
+        done: impl FnOnce(Result<Installed, StoreError>) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let task = Task::Install(Box::new(signed), file, Box::new(done));
+        self.commands.send(Command::Task(task)).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// [`Self::install_snapshot_with`], waiting for the result.
+    ///
+    /// # Errors
+    /// As there.
     pub async fn install_snapshot(&self, signed: SignedSnapshot, file: std::fs::File) -> Result<Installed, StoreError> {
         self.task(|answer| Task::Install(Box::new(signed), file, answer)).await
     }
@@ -248,20 +277,24 @@ impl Store {
         self.task(|answer| Task::Compact(before_unix_ms, answer)).await
     }
 
-    async fn task<T>(
-        &self,
-        task: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Task,
-    ) -> Result<T, StoreError> {
+    async fn task<T>(&self, task: impl FnOnce(Answer<T>) -> Task) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+    {
         let (answer, result) = oneshot::channel();
+        // A caller that went away needs no answer.
+        let answer = Box::new(move |done| drop(answer.send(done)));
         self.commands.send(Command::Task(task(answer))).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// The snapshot that this node starts from, and the file with its bytes, which goes when a newer one is there.
+    /// The snapshots that this node starts from, the newest last, each with the file of its bytes, which goes once
+    /// a newer one covers it.
     #[must_use]
-    pub fn snapshot(&self) -> Option<(SignedSnapshot, PathBuf)> {
-        let base = self.shared.base.lock().unwrap_or_else(PoisonError::into_inner);
-        base.as_ref().map(|(number, signed)| (signed.clone(), self.shared.medium.path(medium::base(*number))))
+    pub fn snapshots(&self) -> Vec<(SignedSnapshot, PathBuf)> {
+        let bases = self.shared.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = |number| self.shared.medium.path(medium::base(number));
+        bases.iter().map(|(number, signed)| (signed.clone(), path(*number))).collect()
     }
 
     /// Bytes of all segments and bases.
@@ -426,8 +459,8 @@ impl Shared {
         self.failed.store(true, Ordering::Release);
     }
 
-    fn set_base(&self, base: Option<(u64, SignedSnapshot)>) {
-        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = base;
+    fn set_bases(&self, bases: Vec<(u64, SignedSnapshot)>) {
+        *self.bases.lock().unwrap_or_else(PoisonError::into_inner) = bases;
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Option<Arc<dyn Table>>> {

@@ -39,8 +39,8 @@ pub(crate) struct Sound {
     pub(crate) journal: Journal,
     pub(crate) ledger: Ledger,
     pub(crate) standing: Standing,
-    /// The newest base, with its number.
-    pub(crate) base: Option<(u64, SignedSnapshot)>,
+    /// Bases that are folded in, with their numbers, the newest last.
+    pub(crate) bases: Vec<(u64, SignedSnapshot)>,
     /// What the core keeps in memory.
     pub(crate) live: Vec<(RecordKey, Record)>,
     /// What was found wrong and what was done, one line each.
@@ -81,8 +81,9 @@ fn attempt(medium: &Arc<dyn Medium>, source: &mut dyn TableSource, made_again: b
     let logs = cell::load_logs(table.as_ref())?;
     let (journal, ledger, standing) = replay(medium, table.as_ref(), standing, logs, &mut notices)?;
     let live = query::live(table.as_ref())?;
-    let base = base::name(medium.as_ref(), standing.base).map(|name| (standing.base, name));
-    Ok(Sound { table, journal, ledger, standing, base, live, notices })
+    let mut bases = base::all(medium.as_ref())?;
+    bases.retain(|(number, _)| *number <= standing.base);
+    Ok(Sound { table, journal, ledger, standing, bases, live, notices })
 }
 
 impl Standing {

@@ -10,10 +10,9 @@ use proto::id::{JobId, Member};
 use proto::job::GroupSpec;
 use proto::log::VersionVector;
 use proto::record::{Record, RecordKey};
-use proto::snapshot::{SignedSnapshot, SnapshotError, SnapshotName};
+use proto::snapshot::{Installed, SignedSnapshot, SnapshotError, SnapshotName};
 
 use super::*;
-use crate::store::Installed;
 use crate::store::medium as names;
 
 const SEEDS: std::ops::Range<u64> = 0..30;
@@ -148,7 +147,7 @@ fn told(store: &Store) -> Told {
         }
         let is_deleted = matches!(records.get(&key), Some(Record::Group(group)) if group.marks.deleted);
         for (member, job) in store.jobs_of(group, None, 100).expect("sound") {
-            let logs = job.attempts.values().filter_map(|attempt| attempt.finished.as_ref()?.log);
+            let logs = job.attempts.values().filter_map(|attempt| attempt.finished.as_ref()?.log.as_ref());
             named.extend(logs.filter(|_| !is_deleted).map(|log| log.content));
             records.insert(RecordKey::Job(JobId { group, member }), Record::Job(job));
         }
@@ -253,7 +252,7 @@ async fn a_node_with_work_of_its_own_keeps_it_and_goes_on() {
         joiner.close().await;
         let (again, recovered) = start(&joiner_medium, Box::new(MemorySource));
         assert!(told(&again) == want, "seed {seed}: {:?}", recovered.notices);
-        assert_eq!(recovered.snapshot, Some(signed(&name)));
+        assert_eq!(recovered.snapshots, [signed(&name)]);
         assert_eq!(
             VersionVector(recovered.heads.iter().map(|(&log, head)| (log, head.seq)).collect()),
             vector_of(&union)
@@ -340,7 +339,7 @@ async fn a_snapshot_that_is_not_as_named_or_not_signed_changes_nothing() {
         "{refused:?}"
     );
     assert!(told(&store) == told(&Store::in_memory().0));
-    assert_eq!(store.snapshot(), None);
+    assert_eq!(store.snapshots(), []);
     assert!(matches!(store.keep_snapshot(signed(&name)).await, Err(StoreError::NotMade)), "nothing was made here");
     store.install_snapshot(signed(&name), file()).await.expect("the genuine one");
     assert!(told(&store) == told(&maker));
@@ -486,5 +485,43 @@ async fn a_damaged_base_is_left_out_and_asked_for_again() {
     assert!(recovered.notices.iter().any(|notice| notice.contains("damaged")), "{:?}", recovered.notices);
     assert_eq!(recovered.heads, BTreeMap::<LogId, _>::new());
     again.install_snapshot(signed(&name), copy).await.expect("a peer had it");
+    assert!(told(&again) == want);
+}
+
+/// A cluster of one that let its own work go, and then joined another cluster.
+#[tokio::test]
+async fn a_base_of_own_work_stays_until_another_covers_it() {
+    let mut rng = StdRng::seed_from_u64(9);
+    let theirs = some_logs(&mut rng);
+    let mut own = log(3);
+    let mut joined = VecDeque::from([Event::MemberJoined { name: "n".to_owned(), software: String::new() }]);
+    let mut mine: Vec<VerifiedEntry> = own.append(10, &mut joined).into_iter().collect();
+    mine.extend((0..20).filter_map(|_| own.append(11, &mut [any_event(&mut rng)].into())));
+    let elsewhere: Arc<dyn Medium> = Arc::new(Memory::default());
+    let (maker, _) = start(&elsewhere, Box::new(MemorySource));
+    maker.commit(theirs.clone()).await.expect("committed");
+    let name = maker.make_snapshot().await.expect("made");
+    let medium: Arc<dyn Medium> = Arc::new(Memory::default());
+    let (store, _) = start(&medium, Box::new(MemorySource));
+    store.commit(mine.clone()).await.expect("committed");
+    let alone = store.make_snapshot().await.expect("made");
+    let by_itself = [(own.me(), alone.sign(&identity(3)))].into();
+    let alone = SignedSnapshot { name: alone, signatures: by_itself };
+    store.keep_snapshot(alone.clone()).await.expect("it is the only member");
+    store.compact(u64::MAX).await.expect("done");
+    store.install_snapshot(signed(&name), file_of(elsewhere.as_ref(), names::DRAFT)).await.expect("installed");
+    store.compact(u64::MAX).await.expect("done");
+    let all = [theirs, mine].concat();
+    let want = told(&all_of(&all).await);
+    assert!(told(&store) == want);
+    store.close().await;
+    let (again, recovered) = start(&medium, Box::new(MemorySource));
+    assert_eq!(recovered.snapshots, [alone, signed(&name)]);
+    assert!(told(&again) == want, "made again: {:?}", recovered.notices);
+    let both = again.make_snapshot().await.expect("made");
+    assert_eq!(both.vector, vector_of(&all));
+    again.keep_snapshot(signed(&both)).await.expect("kept");
+    again.compact(u64::MAX).await.expect("done");
+    assert_eq!(medium.bases().expect("memory").len(), 1, "one covers all");
     assert!(told(&again) == want);
 }

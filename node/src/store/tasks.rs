@@ -1,15 +1,14 @@
 //! What the writer does between two commits: makes a snapshot of exactly what is stored, installs one as a base,
 //! removes segments that a base covers. Commits wait meanwhile, so that a snapshot is of one moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
 use proto::GroupId;
-use proto::entry::{LogId, SignedEntry};
+use proto::entry::SignedEntry;
 use proto::log::VersionVector;
-use proto::snapshot::{SignedSnapshot, SnapshotLog, SnapshotName};
-use tokio::sync::oneshot;
+use proto::snapshot::{Installed, SignedSnapshot, SnapshotName};
 
 use super::super::base;
 use super::super::error::{StoreError, TableError};
@@ -22,8 +21,8 @@ use super::super::table::{Batch, Table};
 use super::super::{cell, keys};
 use super::{Changed, RESERVE_BYTES, Writer, io_error};
 
-/// Where a task's result goes; nobody may wait for it any more.
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+/// Receives a task's result, on the writer's thread and in order with the results of commits: it must not wait.
+pub(crate) type Answer<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
 /// Work between two commits.
 pub(crate) enum Task {
@@ -38,17 +37,6 @@ pub(crate) enum Task {
     Compact(u64, Answer<VersionVector>),
 }
 
-/// What a base changed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Installed {
-    /// Where its logs stand; those that were behind go on from there.
-    pub logs: BTreeMap<LogId, SnapshotLog>,
-    /// Everything that is unfinished, or was before; nodes, described projects, the cluster.
-    pub changed: Changed,
-    /// Up to which entry each log may not be here: the base covers it.
-    pub floors: VersionVector,
-}
-
 /// What a segment holds.
 #[derive(Debug)]
 pub(super) struct Extent {
@@ -61,12 +49,10 @@ pub(super) struct Extent {
 impl Writer {
     pub(super) fn run_task(&mut self, task: Task) {
         match task {
-            Task::Make(answer) => drop(answer.send(self.attempt(Self::make))),
-            Task::Keep(signed, answer) => drop(answer.send(self.attempt(|writer| writer.keep(&signed)))),
-            Task::Install(signed, file, answer) => {
-                let _ = answer.send(self.attempt(|writer| writer.install(&signed, &file)));
-            }
-            Task::Compact(before, answer) => drop(answer.send(self.attempt(|writer| writer.compact(before)))),
+            Task::Make(answer) => answer(self.attempt(Self::make)),
+            Task::Keep(signed, answer) => answer(self.attempt(|writer| writer.keep(&signed))),
+            Task::Install(signed, file, answer) => answer(self.attempt(|writer| writer.install(&signed, &file))),
+            Task::Compact(before, answer) => answer(self.attempt(|writer| writer.compact(before))),
         }
     }
 
@@ -126,10 +112,11 @@ impl Writer {
             self.mended()?;
         } else {
             folded?;
-            self.shared.set_base(Some((number, signed.clone())));
+            self.shared.set_bases(base::all(medium.as_ref())?);
         }
         let changed = changed(self.open_table()?.as_ref(), &before)?;
-        Ok(Installed { logs: base::head(medium.as_ref(), number)?.logs, changed, floors: self.ledger.floors() })
+        let logs = base::head(medium.as_ref(), number)?.logs;
+        Ok(Installed { signed: signed.clone(), logs, changed, floors: self.ledger.floors() })
     }
 
     fn compact(&mut self, before_unix_ms: u64) -> Result<VersionVector, StoreError> {
@@ -155,10 +142,14 @@ impl Writer {
             medium.remove(segment).map_err(|error| io_error("remove", medium.as_ref(), segment, error))?;
             self.extents.remove(&segment);
         }
-        for number in medium.bases().map_err(listed)?.into_iter().filter(|&at| at < newest) {
-            let removed = medium.remove(medium::base(number)).and_then(|()| medium.remove(medium::name(number)));
-            removed.map_err(|error| io_error("remove", medium.as_ref(), number, error))?;
+        for (number, older) in base::all(medium.as_ref())? {
+            // A base of this node's own work, from before it joined this cluster, may cover what no other does yet.
+            if number < newest && older.name.vector.beyond(&signed.name.vector).is_empty() {
+                let removed = medium.remove(medium::base(number)).and_then(|()| medium.remove(medium::name(number)));
+                removed.map_err(|error| io_error("remove", medium.as_ref(), number, error))?;
+            }
         }
+        self.shared.set_bases(base::all(medium.as_ref())?);
         Ok(self.ledger.floors())
     }
 

@@ -30,8 +30,7 @@ use super::{Committed, Shared, keys};
 #[path = "tasks.rs"]
 mod tasks;
 
-pub use tasks::Installed;
-pub(crate) use tasks::Task;
+pub(crate) use tasks::{Answer, Task};
 
 /// One batch takes no more requests past this size: it bounds the memory of a batch and how long the
 /// first of it waits.
@@ -96,7 +95,7 @@ struct Placed {
     len: u32,
 }
 
-type Answer = Result<Committed, StoreError>;
+type Outcome = Result<Committed, StoreError>;
 
 impl Writer {
     pub(crate) fn new(
@@ -181,7 +180,7 @@ impl Writer {
         }
     }
 
-    fn try_serve(&mut self, batch: &[Request]) -> Result<Vec<Answer>, StoreError> {
+    fn try_serve(&mut self, batch: &[Request]) -> Result<Vec<Outcome>, StoreError> {
         let result = self.mended().and_then(|()| self.commit(batch));
         if let Err(StoreError::Index(error)) = &result {
             self.shared.fail(error);
@@ -200,20 +199,20 @@ impl Writer {
             self.source.suspect();
         }
         let sound = recover(&self.shared.medium, self.source.as_mut())?;
-        let Sound { table, journal, ledger, standing, base, notices, .. } = sound;
+        let Sound { table, journal, ledger, standing, bases, notices, .. } = sound;
         for notice in notices {
             tracing::warn!(target: "store", "{notice}");
         }
         (self.journal, self.ledger, self.standing) = (journal, ledger, standing);
         *self.shared.table_mut() = Some(table);
-        self.shared.set_base(base);
+        self.shared.set_bases(bases);
         self.shared.corrupt.store(false, Ordering::Release);
         self.shared.failed.store(false, Ordering::Release);
         Ok(())
     }
 
     /// Stores the batch whole and answers each request, or nothing of it.
-    fn commit(&mut self, batch: &[Request]) -> Result<Vec<Answer>, StoreError> {
+    fn commit(&mut self, batch: &[Request]) -> Result<Vec<Outcome>, StoreError> {
         let plan = self.plan(batch);
         if plan.records.is_empty() {
             self.ledger.forget();
@@ -282,13 +281,13 @@ impl Writer {
     }
 
     /// Folds the durable batch and applies it together with the position.
-    fn index(&mut self, batch: &[Request], plan: &Plan, start: End) -> Result<Vec<Answer>, StoreError> {
+    fn index(&mut self, batch: &[Request], plan: &Plan, start: End) -> Result<Vec<Outcome>, StoreError> {
         let slot = self.shared.table();
         let table = slot.as_deref().ok_or(TableError::Down)?;
         let mut fold = Fold::new(table);
         let mut places = Places::new(table);
         let mut changes = Batch::new();
-        let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
+        let mut answers: Vec<Outcome> = Vec::with_capacity(batch.len());
         let mut standing = self.standing;
         for part in &plan.parts {
             let placed = match part {

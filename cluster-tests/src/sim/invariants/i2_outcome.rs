@@ -94,7 +94,8 @@ impl Outcomes {
     pub(crate) fn check_held(&self, host: usize, hosts: &[Host]) -> Result<(), Violation> {
         let Some(daemon) = &hosts[host].daemon else { return Ok(()) };
         for (log, &seq) in &daemon.core.view().held.0 {
-            let has = |other: &Host| other.disk.logs().get(log).is_some_and(|entries| entries.len() as u64 >= seq);
+            let position = proto::entry::Position { log: *log, seq };
+            let has = |other: &Host| other.disk.vector().covers(position);
             let mut others = hosts.iter().enumerate().filter(|(at, _)| *at != host).map(|(_, other)| other);
             // Who lost its disk had it when it said so.
             if !others.any(|other| other.lost_disk || has(other)) {

@@ -2,7 +2,8 @@
 //!
 //! Source: DESIGN §7 and §14. Whenever a batch is durable anywhere, the pair (version vector, state) is
 //! compared with every pair seen before in the run: whatever order entries came in, wherever.
-//! Planted bug: `last-arrival-wins`.
+//! So is whatever a snapshot gave: it stands for the entries that it covers.
+//! Planted bugs: `last-arrival-wins`, `forget-tombstones`.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
 //! I7: no entry is accepted with a broken chain or signature.
 //!
 //! Source: DESIGN §2.4, §7 and §14. The simulator saw every entry being written, so it needs no cryptography
-//! to tell which are genuine: whatever reaches a disk must be one of those, after the one it names.
+//! to tell which are genuine: whatever reaches a disk must be one of those, after the one it names. A snapshot is no entry: that its state is
+//! that of the entries it stands for is checked by I4.
 //! Planted bugs: `unsigned-entries`, `broken-chain`.
 
 use std::collections::BTreeSet;
@@ -25,13 +26,11 @@ impl Logs {
 
     pub(crate) fn on_durable(&self, host: usize, entry: &VerifiedEntry, disk: &Disk) -> Result<(), Violation> {
         let position = entry.position();
-        let at = usize::try_from(position.seq).expect("short logs");
-        let log = &disk.logs()[&position.log];
-        let before = at.checked_sub(2).and_then(|at| log.get(at)).map_or(ContentId([0; 32]), VerifiedEntry::hash);
+        let before = disk.hash_at(position.log, position.seq - 1);
         if !self.written.contains(&entry.hash()) {
             return Err(Violation::new("I7", format!("host {host} took an entry that its author never wrote")));
         }
-        if log.get(at - 1).map(VerifiedEntry::hash) != Some(entry.hash()) || entry.prev() != before {
+        if disk.hash_at(position.log, position.seq) != Some(entry.hash()) || Some(entry.prev()) != before {
             return Err(Violation::new("I7", format!("host {host} took an entry out of its chain")));
         }
         Ok(())

@@ -14,11 +14,11 @@ use crate::http::refusal::{Given, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::job::JobLine;
-use crate::http::words::node::{NodeInfo, Status};
+use crate::http::words::node::{LogWord, NodeInfo, Status};
 use crate::http::words::{CollectRequest, Collected, Done, Findings, Invitation, InviteRequest, ShutdownRequest};
 use crate::http::{Api, document};
-use crate::node::NodeError;
 use crate::node::gc::{self, Collection, Retention};
+use crate::node::{NodeError, NodeHandle};
 use crate::store::GroupFilter;
 
 /// A ticket is a key: it should not lie about for long.
@@ -59,7 +59,7 @@ pub(crate) async fn status(State(Shared { api, .. }): State<Shared>) -> Answered
     let handle = api.node.clone();
     let nodes = describe::nodes(&view, &names);
     let filter = GroupFilter { unfinished: true, hidden: true, ..GroupFilter::default() };
-    let (counts, unfinished) = blocking(move || {
+    let (counts, unfinished, log) = blocking(move || {
         let groups = handle.groups(&filter, COUNTED_MAX)?;
         let preparing = describe::preparing(&view);
         let mut sum = (0, 0, 0);
@@ -75,7 +75,7 @@ pub(crate) async fn status(State(Shared { api, .. }): State<Shared>) -> Answered
                 lines.extend(describe::job_line(id, &record, job.as_ref(), known, &names));
             }
         }
-        Ok::<_, NodeError>((sum, lines))
+        Ok::<_, NodeError>((sum, lines, log(&handle)?))
     })
     .await?;
     let holders = nodes.iter().filter(|node| node.holds_log).count();
@@ -83,11 +83,22 @@ pub(crate) async fn status(State(Shared { api, .. }): State<Shared>) -> Answered
         node: info(&api),
         holders: u32::try_from(holders).unwrap_or(u32::MAX),
         nodes,
+        log,
         queued: counts.0,
         preparing: counts.1,
         running: counts.2,
         unfinished,
     }))
+}
+
+fn log(node: &NodeHandle) -> Result<LogWord, NodeError> {
+    let snapshot = node.snapshots().pop();
+    Ok(LogWord {
+        bytes: node.log_bytes()?,
+        snapshot_entries: snapshot.as_ref().map_or(0, |signed| signed.name.vector.len()),
+        snapshot_bytes: snapshot.as_ref().map_or(0, |signed| signed.name.size),
+        snapshot_signers: snapshot.map_or(0, |signed| u32::try_from(signed.signatures.len()).unwrap_or(u32::MAX)),
+    })
 }
 
 pub(crate) async fn doctor(State(Shared { api, .. }): State<Shared>) -> Answered<Findings> {

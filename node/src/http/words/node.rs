@@ -144,6 +144,19 @@ pub struct Nodes {
     pub nodes: Vec<NodeWord>,
 }
 
+/// The log on the answering node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogWord {
+    /// Bytes on its disk, without the index.
+    pub bytes: u64,
+    /// Entries that the snapshot covers from which it starts; 0: it has every entry since the first.
+    pub snapshot_entries: u64,
+    /// Bytes of that snapshot.
+    pub snapshot_bytes: u64,
+    /// Members that made that snapshot, each by itself.
+    pub snapshot_signers: u32,
+}
+
 /// The cluster at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -153,6 +166,8 @@ pub struct Status {
     pub nodes: Vec<NodeWord>,
     /// Nodes, the answering one included, that have all of its log on disk.
     pub holders: u32,
+    /// The log.
+    pub log: LogWord,
     /// Jobs that wait.
     pub queued: u64,
     /// Jobs that fetch or build.
