@@ -67,6 +67,7 @@ fn config(dir: &Path, name: &str) -> Result<Config, Box<dyn Error>> {
         memory_max: None,
         gpus_max: Some(0),
         retention: node::node::Retention::default(),
+        snapshot_rules: proto::snapshotting::SnapshotRules::default(),
         exe: std::env::current_exe()?,
         respawn_args: Vec::new(),
     })

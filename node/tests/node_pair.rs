@@ -32,6 +32,7 @@ impl Lab {
             memory_max: None,
             gpus_max: Some(0),
             retention: node::node::Retention::default(),
+            snapshot_rules: proto::snapshotting::SnapshotRules::default(),
             exe: PathBuf::from(env!("CARGO_BIN_EXE_fnode")),
             respawn_args: Vec::new(),
         }

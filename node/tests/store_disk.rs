@@ -244,7 +244,7 @@ async fn a_store_starts_from_its_base_and_another_one_from_the_same() {
             }
             let (again, recovered) = Store::open(dir.path()).expect("opens");
             assert_eq!(recovered.notices.len(), usize::from(remove_index), "{:?}", recovered.notices);
-            assert_eq!(recovered.snapshots, [name.clone()]);
+            assert_eq!(recovered.snapshots.as_slice(), std::slice::from_ref(&name));
             assert!(answers(&again) == want, "without index: {remove_index}");
             again.close().await;
         }

@@ -62,6 +62,9 @@ impl Host {
             capacity: capacity(4_000),
             addrs: Vec::new(),
             seed: 1,
+            snapshots: Vec::new(),
+            floors: crate::log::VersionVector::default(),
+            snapshot_rules: crate::snapshotting::SnapshotRules::default(),
         };
         let (core, unstored) = (Core::new(boot), VecDeque::new());
         let mut host = Self { core, records: BTreeMap::new(), changed: BTreeSet::new(), unstored };

@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::fixture::{Did, at, did, group};
 use crate::log::Log;
 use crate::membership::Liveness;
+use crate::snapshotting::{SnapshotRules, Snapshotting};
 use crate::time::Hlc;
 use crate::view::NodeView;
 
@@ -65,6 +66,11 @@ fn submitting() -> (Replication, VerifiedEntry) {
     replication.on_submitted(at(0), RequestId(3), group(1), entry.position(), Some(bundle()));
     replication.synced_at = at(0).at;
     (replication, entry)
+}
+
+/// No snapshot is known: entries alone answer.
+fn none() -> Snapshotting {
+    Snapshotting::new(SnapshotRules::default(), Vec::new(), VersionVector::default())
 }
 
 #[test]
@@ -181,14 +187,14 @@ fn equal_vectors_cost_one_digest_and_others_bring_what_is_missing_both_ways() {
     assert_eq!(other, Did::sent([(from, Message::Vector(replication.durable().clone()))]));
     let vector = VersionVector(BTreeMap::from([(theirs.log, 7)]));
     let range = |log, first, last| EntryRange { log, first, last };
-    let told = did(|out| replication.on_vector(at(1), from, &vector, out));
+    let told = did(|out| replication.on_vector(at(1), from, &vector, &none(), out));
     let send = Effect::SendEntries { to: from, ranges: vec![range(mine.log, 1, 1)] };
     let want = (from, Message::Want(vec![range(theirs.log, 1, 7)]));
     assert_eq!(told, Did { effects: vec![send.clone()], ..Did::sent([want.clone()]) });
     // What is on its way is not asked for twice, until it should have come.
-    let again = did(|out| replication.on_vector(at(1_500), from, &vector, out));
+    let again = did(|out| replication.on_vector(at(1_500), from, &vector, &none(), out));
     assert_eq!(again, Did::ordered([send.clone()]));
-    let later = did(|out| replication.on_vector(at(1_501), from, &vector, out));
+    let later = did(|out| replication.on_vector(at(1_501), from, &vector, &none(), out));
     assert_eq!(later, Did { effects: vec![send], ..Did::sent([want]) });
 }
 
@@ -199,7 +205,7 @@ fn only_what_is_on_disk_is_sent() {
     let mut replication = Replication::default();
     let from = identity(2).node();
     let asked = |replication: &Replication, first, last| {
-        did(|out| replication.on_want(from, vec![EntryRange { log, first, last }], out))
+        did(|out| replication.on_want(from, vec![EntryRange { log, first, last }], &none(), out))
     };
     assert_eq!(asked(&replication, 1, 9), Did::NOTHING);
     stored(&mut replication, at(0), &[one], &view(&[2]));

@@ -66,3 +66,23 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::golden::{Sample, check};
+
+    fn written(word: &impl Serialize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        futures::executor::block_on(write_word(&mut bytes, word)).expect("a Vec takes all");
+        bytes
+    }
+
+    #[test]
+    fn golden_ask() {
+        let question = Question::Secrets(vec!["TOKEN".to_owned()]);
+        let answer = Answer::Secrets(BTreeMap::from([("TOKEN".to_owned(), "s3cret".to_owned())]));
+        check("node.Question", &[Sample::new("Secrets", &question, written(&question))]);
+        check("node.Answer", &[Sample::new("Secrets", &answer, written(&answer))]);
+    }
+}

@@ -30,12 +30,12 @@ const BATCH: usize = 500;
 
 /// Asks a node whether it has all of this.
 #[derive(Debug, Serialize, Deserialize)]
-struct Question {
+struct HeldRequest {
     log: Option<ContentId>,
     bundles: Vec<ContentId>,
 }
 
-impl Question {
+impl HeldRequest {
     fn about(left: &Left) -> Self {
         let bundles = left.outputs.iter().chain(&left.tracked).map(|bundle| bundle.manifest).collect();
         Self { log: left.log.as_ref().map(|log| log.content), bundles }
@@ -70,8 +70,8 @@ pub(super) async fn keep(
     for bundle in left.outputs.iter().chain(&left.tracked) {
         shared.blob_link.fetch_bundle(bundle.manifest, providers).await?;
     }
-    let (blobs, question) = (shared.blobs.clone(), Question::about(left));
-    let sync = move || match question.found(&blobs) {
+    let (blobs, request) = (shared.blobs.clone(), HeldRequest::about(left));
+    let sync = move || match request.found(&blobs) {
         Some(found) => blobs.sync(&found).map_err(NodeError::from),
         None => Err(NodeError::Unreachable("what the job left".to_owned())),
     };
@@ -80,19 +80,19 @@ pub(super) async fn keep(
 
 /// Whether all that a job left is on this disk.
 pub(super) async fn is_here(shared: &Arc<Shared>, left: &Left) -> bool {
-    let (blobs, question) = (shared.blobs.clone(), Question::about(left));
-    tokio::task::spawn_blocking(move || question.found(&blobs).is_some()).await.unwrap_or(false)
+    let (blobs, request) = (shared.blobs.clone(), HeldRequest::about(left));
+    tokio::task::spawn_blocking(move || request.found(&blobs).is_some()).await.unwrap_or(false)
 }
 
 /// Which of `nodes` say within [`ASK_MAX`] that they have all that a job left; asked all at once.
 pub(super) async fn holders(shared: &Arc<Shared>, left: &Left, nodes: &[NodeId]) -> BTreeSet<NodeId> {
     let mut asked = JoinSet::new();
     for &node in nodes {
-        let (net, question) = (shared.net.clone(), Question::about(left));
+        let (net, request) = (shared.net.clone(), HeldRequest::about(left));
         asked.spawn(async move {
             let asking = async {
                 let mut stream = net.open_bulk(node, BulkProtocol::Held).await.map_err(std::io::Error::other)?;
-                write_word(&mut stream, &question).await?;
+                write_word(&mut stream, &request).await?;
                 read_word::<bool>(&mut stream).await
             };
             matches!(tokio::time::timeout(ASK_MAX, asking).await, Ok(Ok(true))).then_some(node)
@@ -101,14 +101,14 @@ pub(super) async fn holders(shared: &Arc<Shared>, left: &Left, nodes: &[NodeId])
     asked.join_all().await.into_iter().flatten().collect()
 }
 
-/// Answers questions of one peer until it closes the stream.
+/// Answers requests of one peer until it closes the stream.
 pub(super) async fn serve<S>(shared: &Arc<Shared>, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    while let Ok(question) = read_word::<Question>(&mut stream).await {
+    while let Ok(request) = read_word::<HeldRequest>(&mut stream).await {
         let blobs = shared.blobs.clone();
-        let found = tokio::task::spawn_blocking(move || question.found(&blobs).is_some()).await.unwrap_or(false);
+        let found = tokio::task::spawn_blocking(move || request.found(&blobs).is_some()).await.unwrap_or(false);
         if write_word(&mut stream, &found).await.is_err() {
             return;
         }
@@ -151,4 +151,40 @@ pub(super) fn review(store: &Store, oldest_unix_ms: u64) -> Result<Vec<Left>, St
 /// When it ended, by its coordinator's clock.
 fn ended_unix_ms(record: &JobRecord) -> Option<u64> {
     record.outcome.as_ref().map(|outcome| outcome.hlc.unix_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::attack::attack;
+    use crate::harness::golden::{Sample, check};
+    use crate::samples;
+
+    fn written(word: &impl Serialize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        futures::executor::block_on(write_word(&mut bytes, word)).expect("a Vec takes all");
+        bytes
+    }
+
+    fn request() -> HeldRequest {
+        HeldRequest { log: Some(samples::content(0xcc)), outputs: Some(samples::content(0xaa)) }
+    }
+
+    #[test]
+    fn golden_held() {
+        let outputs = HeldRequest { log: None, ..request() };
+        let samples = [
+            Sample::new("request", &request(), written(&request())),
+            Sample::new("request: outputs alone", &outputs, written(&outputs)),
+            Sample::new("answer", &true, written(&true)),
+        ];
+        check("node.Held", &samples);
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_place_of_a_request_do_no_harm() {
+        attack("HeldRequest", &written(&request()), |mut bytes: &[u8]| {
+            futures::executor::block_on(read_word::<HeldRequest>(&mut bytes)).is_ok() && bytes.is_empty()
+        });
+    }
 }

@@ -368,13 +368,16 @@ mod tests {
     #[test]
     fn golden_tail() {
         let nothing: Option<LogChunk> = None;
-        let samples = [
-            Sample::new("request", &request(), written(&request())),
-            Sample::new("request: how long it was", &length_at(), written(&length_at())),
+        let answers = [
             Sample::new("answer", &answer(), written(&answer())),
             Sample::new("answer: the attempt is not here", &nothing, written(&nothing)),
         ];
-        check("node.Tail", &samples);
+        check("node.Tail", &answers);
+        let requests = [
+            Sample::new("Part", &request(), written(&request())),
+            Sample::new("LengthAt", &length_at(), written(&length_at())),
+        ];
+        check("node.TailRequest", &requests);
     }
 
     #[test]

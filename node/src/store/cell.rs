@@ -236,12 +236,12 @@ mod tests {
     fn standing() -> Standing {
         let end = End { segment: 3, offset: 70_000 };
         let last = Some((Location { segment: 3, offset: 60_000, len: 10_000 }, [7; 8]));
-        Standing { layout: LAYOUT, applied: end, last, digest: Digest::EMPTY }
+        Standing { layout: LAYOUT, applied: end, last, base: 2, digest: Digest::EMPTY }
     }
 
     fn log_state() -> LogState {
         let head = Head { seq: 70_000, hash: samples::content(0xee) };
-        LogState { number: 3, head, hlc: samples::hlc() }
+        LogState { number: 3, head, hlc: samples::hlc(), floor: 300 }
     }
 
     fn project_use() -> ProjectUse {
@@ -259,6 +259,8 @@ mod tests {
     #[test]
     fn golden_cells() {
         let (key, record) = group_record();
+        let in_entry = InlineAt::Entry { number: 3, seq: 70_000 };
+        let in_base = InlineAt::Base { number: 2, offset: 70_000, len: 300 };
         let mut batch = Batch::new();
         store(&mut batch, b"k".to_vec(), b"value", 0);
         let short = batch.remove(b"k".as_slice()).flatten().expect("put");
@@ -268,6 +270,8 @@ mod tests {
             Sample::new("what the table stands for", &standing(), encode(&standing())),
             Sample::new("head of a log", &log_state(), encode(&log_state())),
             Sample::new("use of a project", &project_use(), encode(&project_use())),
+            Sample::new("a small blob in an entry", &in_entry, encode(&in_entry)),
+            Sample::new("a small blob in a base", &in_base, encode(&in_base)),
             Sample::new("group record", &record, encode_record(&key, &record)),
             Sample::new("a short value", &"value", short),
             Sample::new("a value in two pieces", &"", long),
@@ -279,6 +283,8 @@ mod tests {
     fn hostile_bytes_in_a_cell_do_no_harm() {
         attack("Standing", &encode(&standing()), |bytes| decode::<Standing>(bytes).is_ok());
         attack("LogState", &encode(&log_state()), |bytes| decode::<LogState>(bytes).is_ok());
+        let place = encode(&InlineAt::Base { number: 2, offset: 70_000, len: 300 });
+        attack("InlineAt", &place, |bytes| decode::<InlineAt>(bytes).is_ok());
         attack("ProjectUse", &encode(&project_use()), |bytes| decode::<ProjectUse>(bytes).is_ok());
         let (key, record) = group_record();
         let table = MemoryTable::default();

@@ -83,7 +83,7 @@ fn any_event(rng: &mut StdRng) -> Event {
                 started_unix_ms: 1,
                 ended_unix_ms: rng.random_range(2..9),
                 outputs: None,
-                log: Some(proto::event::LogRef { content: ContentId::of(&log), size: log.len() as u64 }),
+                log: Some(proto::event::LogRef { content: ContentId::of(&log), size: log.len() as u64, times: None }),
             };
             Event::AttemptFinished { finished: Box::new(finished), inline: vec![log] }
         }

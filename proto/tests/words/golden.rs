@@ -234,6 +234,15 @@ fn golden_parts() {
     check_part("Head", &[heads]);
 }
 
+#[test]
+fn golden_snapshots() {
+    check("SnapshotHead", &[word_sample("the first word", &samples::snapshot_head())]);
+    let parts = samples::snapshot_parts();
+    check("SnapshotPart", &parts.iter().map(|part| word_sample(&variant_of(part), part)).collect::<Vec<_>>());
+    check("SignedSnapshot", &[word_sample("signed by one node", &samples::signed_snapshot())]);
+    check_part("SnapshotWord", &samples::snapshot_words());
+}
+
 /// Packets of the membership protocol: foca's words in our codec.
 #[test]
 fn golden_membership() {

@@ -29,6 +29,11 @@ fn no_bytes_in_the_place_of_a_stored_word_do_harm() {
     for (_, record) in records() {
         attack_word::<Record>("Record", &record);
     }
+    attack_word("SnapshotHead", &samples::snapshot_head());
+    attack_word("SignedSnapshot", &samples::signed_snapshot());
+    for part in samples::snapshot_parts() {
+        attack_word("SnapshotPart", &part);
+    }
     let manifest = Manifest { files: super::golden::manifest_files() };
     attack("Manifest", &codec::encode(&manifest), |bytes| {
         // Whoever decodes one checks it before use.

@@ -61,6 +61,9 @@ impl Host {
             capacity: samples::capacity(),
             addrs: Vec::new(),
             seed: 1,
+            snapshots: Vec::new(),
+            floors: proto::log::VersionVector::default(),
+            snapshot_rules: proto::snapshotting::SnapshotRules::default(),
         };
         let mut host = Self { core: Core::new(boot), memory: Memory::default(), unix_ms: 1_700_000_000_000 };
         host.take(Input::Tick);

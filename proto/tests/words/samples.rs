@@ -8,9 +8,10 @@ use proto::event::{AttemptFinished, Event, Frame, JobOutcome, LogRef, Mark};
 use proto::job::{
     BundleRef, Dependency, EnvironmentSpec, IndexRanges, LostReason, OnLost, StartFailure, Trigger, Usage,
 };
-use proto::log::{EntryRange, VersionVector};
+use proto::log::{EntryRange, Head, VersionVector};
 use proto::message::{Accepting, Advert, Demand, Message, Offer, OfferReply};
-use proto::record::{AttemptKey, Checkpoint, CheckpointMap};
+use proto::record::{AttemptKey, Checkpoint, CheckpointMap, ClusterRecord, Record, RecordKey, Stamp};
+use proto::snapshot::{FORMAT, SignedSnapshot, SnapshotHead, SnapshotLog, SnapshotName, SnapshotPart, SnapshotWord};
 use proto::ticket::{Secret, Ticket};
 use proto::track::{ArtifactNote, ErrorNote, MetricSummary, Scalar, Summary, Tracked};
 use proto::{
@@ -359,5 +360,46 @@ pub(crate) fn messages() -> Vec<Message> {
         Message::Secret(secret()),
         Message::Addrs(vec![(node(8), vec![text("/ip4/192.0.2.7/tcp/4747")])]),
         Message::Leaving,
+        Message::Snapshot(SnapshotWord::Signed(Box::new(signed_snapshot()))),
+    ]
+}
+
+fn snapshot_name() -> SnapshotName {
+    SnapshotName { format: FORMAT, vector: vector(), id: content(0xee), size: 70_000 }
+}
+
+/// A snapshot that one node signed.
+pub(crate) fn signed_snapshot() -> SignedSnapshot {
+    let name = snapshot_name();
+    SignedSnapshot { signatures: [(identity().node(), name.sign(&identity()))].into(), name }
+}
+
+/// The first word of a snapshot.
+pub(crate) fn snapshot_head() -> SnapshotHead {
+    let head = Head { seq: 70_000, hash: content(0xee) };
+    let logs = [(position().log, SnapshotLog { head, hlc: hlc() })].into();
+    SnapshotHead { format: FORMAT, logs, members: [node(8), node(9)].into() }
+}
+
+/// Every further word of a snapshot.
+pub(crate) fn snapshot_parts() -> Vec<SnapshotPart> {
+    let cluster = Record::Cluster(ClusterRecord { secret_number: 3 });
+    let stamp = Stamp { hlc: hlc(), position: position(), event: 2 };
+    vec![
+        SnapshotPart::Record(RecordKey::Cluster, Box::new(cluster)),
+        SnapshotPart::Unknown(stamp, Frame { kind: 999, version: 3, body: vec![1, 2, 3] }),
+        SnapshotPart::Inline(vec![1, 2, 3]),
+        SnapshotPart::End { parts: 3 },
+    ]
+}
+
+/// All that nodes say to each other about snapshots.
+pub(crate) fn snapshot_words() -> Vec<SnapshotWord> {
+    let name = snapshot_name();
+    vec![
+        SnapshotWord::Proposal { vector: vector().digest(), format: FORMAT },
+        SnapshotWord::Vote { signature: name.sign(&identity()), name },
+        SnapshotWord::Signed(Box::new(signed_snapshot())),
+        SnapshotWord::Declined(content(0xee)),
     ]
 }
