@@ -49,7 +49,7 @@ pub struct AttemptId {
 
 /// Why a text is not the id it was taken for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{text}\" is not a {kind} id")]
+#[error("{text:?} is not a {kind} id")]
 pub struct ParseIdError {
     /// The text as given.
     pub text: String,

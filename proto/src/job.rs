@@ -208,7 +208,7 @@ pub struct IndexRanges(Vec<(u32, u32)>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseRangesError {
     /// Not numbers and ranges.
-    #[error("\"{0}\" is not a list of indices; write for example 1-1000 or 1,5,7-9")]
+    #[error("{0:?} is not a list of indices; write for example 1-1000 or 1,5,7-9")]
     Text(String),
     /// More members than one group may have.
     #[error("{0} jobs are more than the {ARRAY_MAX} that one array may have")]
