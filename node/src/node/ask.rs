@@ -27,8 +27,9 @@ pub(super) enum Question {
     Series { attempt: AttemptId, metric: String, after: u64, points: u32 },
 }
 
-/// Its answer.
-#[derive(Debug, Serialize, Deserialize)]
+/// Its answer. Never printed: it may hold secrets.
+#[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
 pub(super) enum Answer {
     /// Those that are kept there.
     Secrets(BTreeMap<String, String>),
@@ -82,7 +83,13 @@ mod tests {
     fn golden_ask() {
         let question = Question::Secrets(vec!["TOKEN".to_owned()]);
         let answer = Answer::Secrets(BTreeMap::from([("TOKEN".to_owned(), "s3cret".to_owned())]));
-        check("node.Question", &[Sample::new("Secrets", &question, written(&question))]);
-        check("node.Answer", &[Sample::new("Secrets", &answer, written(&answer))]);
+        let attempt = crate::samples::attempt();
+        let points = Question::Series { attempt, metric: "loss".to_owned(), after: 3, points: 500 };
+        let point = crate::track::Point { step: 3, at_unix_ms: 1_700_000_000_500, value: 0.25 };
+        let page = Answer::Series(Some(Page { points: vec![point], count: 4 }));
+        let samples = [("Secrets", &question), ("Series", &points)];
+        check("node.Question", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
+        let samples = [("Secrets", &answer), ("Series", &page)];
+        check("node.Answer", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
     }
 }

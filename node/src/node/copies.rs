@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn request() -> HeldRequest {
-        HeldRequest { log: Some(samples::content(0xcc)), outputs: Some(samples::content(0xaa)) }
+        HeldRequest { log: Some(samples::content(0xcc)), bundles: vec![samples::content(0xaa)] }
     }
 
     #[test]

@@ -270,13 +270,13 @@ mod tests {
             Sample::new("what the table stands for", &standing(), encode(&standing())),
             Sample::new("head of a log", &log_state(), encode(&log_state())),
             Sample::new("use of a project", &project_use(), encode(&project_use())),
-            Sample::new("a small blob in an entry", &in_entry, encode(&in_entry)),
-            Sample::new("a small blob in a base", &in_base, encode(&in_base)),
             Sample::new("group record", &record, encode_record(&key, &record)),
             Sample::new("a short value", &"value", short),
             Sample::new("a value in two pieces", &"", long),
         ];
         check("store.Cell", &samples);
+        let places = [("Entry", &in_entry), ("Base", &in_base)];
+        check("store.InlineAt", &places.map(|(name, place)| Sample::new(name, place, encode(place))));
     }
 
     #[test]

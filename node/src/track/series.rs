@@ -80,7 +80,7 @@ struct Chunk {
 }
 
 /// The index at the end of a sealed file.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Index(BTreeMap<String, Vec<Chunk>>);
 
 impl Word for Index {
@@ -287,6 +287,13 @@ impl Picker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::golden::{Sample, check};
+
+    #[test]
+    fn golden_index() {
+        let index = Index(BTreeMap::from([("loss".to_owned(), vec![Chunk { offset: 98_304, points: 4_096 }])]));
+        check("track.Index", &[Sample::new("one chunk of one series", &index, codec::encode(&index))]);
+    }
 
     fn point(at: u64) -> Point {
         Point { step: at as i64, at_unix_ms: at * 10, value: (at as f64 / 100.0).sin() }

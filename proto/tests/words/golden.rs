@@ -15,6 +15,7 @@ use proto::record::{
     Record, RecordKey, Stamp, Submitted, Tally, rank,
 };
 use proto::time::Timestamp;
+use proto::track::Scalar;
 use proto::{Manifest, ManifestFile, Member};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -92,6 +93,13 @@ fn golden_ticket() {
     let text = ticket.to_text().expect("short");
     assert_eq!(text.parse().as_ref(), Ok(&ticket));
     check("Ticket", &[word_sample("word", &ticket), Sample::text("text", &ticket, &text)]);
+}
+
+#[test]
+fn golden_track() {
+    let number = proto::track::Float::from(0.5);
+    check("Float", &[Sample::new("0.5", &number, body(&number))]);
+    check_part("Scalar", &[Scalar::Number(number), Scalar::Bool(true), Scalar::Text(samples::text("warm"))]);
 }
 
 #[test]
