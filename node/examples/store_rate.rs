@@ -198,6 +198,7 @@ fn spec(jobs: u32) -> Box<GroupSpec> {
         keep_outputs: true,
         params_json: String::new(),
         environment: None,
+        attends: None,
     })
 }
 

@@ -104,6 +104,7 @@ async fn through_nodes(node: &Running, jobs: u32) -> Result<Duration, Box<dyn Er
         keep_outputs: false,
         params_json: String::new(),
         environment: None,
+        attends: None,
     };
     let clock = Instant::now();
     let accepted = node.handle.submit(None, spec).await?;

@@ -6,6 +6,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next() {
         Some(word) if word == "runner" => node::exec::runner::main(args),
+        Some(word) if word == "attend" => node::node::attend::main(args),
         Some(word) if word == "gpu-probe" => node::cli::gpu_probe(args),
         _ => node::cli::main(std::env::args_os()),
     }

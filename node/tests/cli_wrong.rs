@@ -158,7 +158,6 @@ fn lengths_of_time_are_told_apart_from_words() {
     let node = Node::new();
     for words in [
         ["job", "wait", "x", "--timeout"],
-        ["logs", "x", "-f", "--since"],
         ["jobs", "--all", "--json", "--age"],
         ["gc", "--json", "--home=x", "--older-than"],
         ["invite", "--json", "--home=x", "--ttl"],
@@ -177,6 +176,12 @@ fn lengths_of_time_are_told_apart_from_words() {
             assert_eq!((ran.code, ran.err.lines().count()), (Some(2), 1), "{words:?} {value}: {}", ran.err);
             assert!(ran.err.contains(says) && ran.err.contains(flag), "{words:?} {value}: {}", ran.err);
         }
+    }
+    // A length of time or a point in time.
+    for value in ["soon", "-5m", "5 parsecs", "2026-13-01", ""] {
+        let ran = node.run(&["logs", "x", "--since", value]);
+        assert_eq!((ran.code, ran.err.lines().count()), (Some(2), 1), "{value}: {}", ran.err);
+        assert!(ran.err.contains("--since"), "{value}: {}", ran.err);
     }
 }
 

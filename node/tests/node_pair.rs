@@ -59,6 +59,7 @@ fn shell(script: &str) -> GroupSpec {
         keep_outputs: true,
         params_json: String::new(),
         environment: None,
+        attends: None,
     }
 }
 

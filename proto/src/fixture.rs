@@ -101,6 +101,7 @@ pub(crate) fn spec(cpu_milli: u32) -> GroupSpec {
         keep_outputs: true,
         params_json: String::new(),
         environment: None,
+        attends: None,
     }
 }
 

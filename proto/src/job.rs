@@ -49,6 +49,20 @@ pub struct GroupSpec {
     pub params_json: String,
     /// The environment to build; `None`: the node's own Python.
     pub environment: Option<EnvironmentSpec>,
+    /// A process that runs already on the submitting node, whose job this is: `command` tells how it was started and
+    /// is not started again. `None`: an ordinary job.
+    pub attends: Option<Attended>,
+}
+
+/// A process that became a job while it ran.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Attended {
+    /// Its number on its node.
+    pub pid: u32,
+    /// When it started, in clock ticks since that node's boot: no later process is taken for it.
+    pub start_time: u64,
+    /// Its working directory, which is kept as the job's outputs.
+    pub directory: String,
 }
 
 /// A bundle, by its manifest.

@@ -57,6 +57,7 @@ fn spec(user: u8) -> Box<GroupSpec> {
         keep_outputs: true,
         params_json: String::new(),
         environment: None,
+        attends: None,
     })
 }
 

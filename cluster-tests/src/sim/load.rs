@@ -270,5 +270,6 @@ fn spec(jobs: u32) -> GroupSpec {
         keep_outputs: false,
         params_json: String::new(),
         environment: None,
+        attends: None,
     }
 }

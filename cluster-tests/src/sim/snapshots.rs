@@ -11,7 +11,12 @@ use super::world::{Happening, World};
 impl World {
     pub(crate) fn begin_snapshot_order(&mut self, host: usize, order: SnapshotOrder) {
         let life = self.hosts[host].life;
-        let most_us = if matches!(order, SnapshotOrder::Compact { .. }) { 1_000 } else { 80_000 };
+        let most_us = match order {
+            SnapshotOrder::Compact { .. } => 1_000,
+            SnapshotOrder::Make | SnapshotOrder::Keep(_) => 80_000,
+            // Long enough for its providers to go meanwhile.
+            SnapshotOrder::Fetch { .. } => 3_000_000,
+        };
         let after = self.rng.random_range(100..most_us);
         self.after(after, Happening::Snapshot { host, life, order });
     }

@@ -54,9 +54,12 @@ impl Behaviour {
         vec!["behave".to_owned(), self.length_ms.to_string(), self.fails_percent.to_string()]
     }
 
-    /// All attempts of a group one after the other, in microseconds.
+    /// All attempts of a group one after the other, in microseconds. A job that kills its host does so until it has
+    /// been lost too often.
     pub(crate) fn work_us(spec: &GroupSpec) -> u64 {
-        Self::of(spec).length_ms * 1_500 * spec.len() * (u64::from(spec.retries) + 1)
+        let behaviour = Self::of(spec);
+        let deaths = if behaviour.is_poison() { proto::verdict::LOST_MAX as u64 } else { 0 };
+        behaviour.length_ms * 1_500 * spec.len() * (u64::from(spec.retries) + 1 + deaths)
     }
 
     pub(crate) fn of(spec: &GroupSpec) -> Self {
@@ -151,6 +154,7 @@ impl World {
             keep_outputs: false,
             params_json: String::new(),
             environment: None,
+            attends: None,
         }
     }
 

@@ -9,6 +9,7 @@
 //! Methods of [`BlobStore`] block on the disk and belong on blocking threads; [`fetch()`] and [`serve()`]
 //! are futures that move their disk work there themselves.
 
+mod archive;
 mod error;
 mod fetch;
 mod gc;
@@ -34,6 +35,7 @@ mod disk_tests;
 #[cfg(test)]
 mod transfer_tests;
 
+pub use archive::{Archived, archive};
 pub use error::{BlobError, PackError, UnpackError};
 pub use fetch::{FetchError, FetchProgress, Fetched, OpenStream, Patience, ProviderFailure, Wanted, fetch, fetch_with};
 pub use gc::{Freed, Sweep, SweepUntil, Usage};

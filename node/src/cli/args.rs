@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Look at projects
     #[command(subcommand_required = true)]
     Project(ProjectArgs),
+    /// The Python package that tracks jobs
+    #[command(subcommand_required = true)]
+    Sdk(SdkArgs),
     /// Print a completion script for a shell
     #[command(after_help = "EXAMPLES:\n  fnode completion bash > ~/.local/share/bash-completion/completions/fnode\n  \
                             fnode completion fish > ~/.config/fish/completions/fnode.fish\n  \
@@ -153,6 +156,30 @@ pub(crate) struct StatusArgs {
     /// Show it again whenever something changes, until Ctrl-C
     #[arg(long, short)]
     pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SdkArgs {
+    #[command(subcommand)]
+    pub(crate) command: SdkCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SdkCommand {
+    /// Put the package `foundations` where a Python finds it: for scripts that you start by hand; jobs have it
+    #[command(after_help = "EXAMPLES:\n  fnode sdk install                       for the python3 on the path\n  \
+                            fnode sdk install --python .venv/bin/python\n  fnode sdk install --dir vendor")]
+    Install(SdkInstallArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SdkInstallArgs {
+    /// The Python to install it for
+    #[arg(long, value_name = "PROGRAM", default_value = "python3", conflicts_with = "dir")]
+    pub(crate) python: std::path::PathBuf,
+    /// A directory to put it into instead
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::output::{Output, fields, say, table};
 use super::time::{ago, date, length, now_unix_ms};
-use super::{follow, get};
+use super::{follow, get, track};
 use crate::http::words::Done;
 use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord};
@@ -60,7 +60,10 @@ pub(crate) async fn list(mut client: Client, args: &ListArgs, output: Output) ->
             break;
         }
     }
-    output.print(&all, |all| lines_table(&all.jobs, output))?;
+    output.print(&all, |all| match (args.params, args.metrics) {
+        (false, false) => lines_table(&all.jobs, output),
+        (params, metrics) => told_table(&all.jobs, params, metrics, output),
+    })?;
     if !all.next.is_empty() && !output.is_json() {
         say(&format!("fnode: there are more; ask with --limit {}", wanted.saturating_mul(2)));
     }
@@ -111,6 +114,18 @@ pub(crate) fn lines_table(jobs: &[JobLine], output: Output) -> String {
         ]
     });
     table(&["job", "project", "name", "state", "detail", "node", "submitted", "took", "command"], rows)
+}
+
+/// Jobs with what they told of themselves.
+fn told_table(jobs: &[JobLine], params: bool, metrics: bool, output: Output) -> String {
+    let (names, cells) = track::columns(jobs, params, metrics);
+    let rows = jobs.iter().zip(shown_ids(jobs)).zip(cells).map(|((job, id), told)| {
+        let first = [Cell::new(id), Cell::new(&job.project), Cell::new(&job.name), output.state(job.state)];
+        first.into_iter().chain(told).collect::<Vec<_>>()
+    });
+    let titles: Vec<&str> =
+        ["job", "project", "name", "state"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    table(&titles, rows)
 }
 
 /// Ids cut to what tells them apart; whole where that is not enough among those shown.
@@ -217,7 +232,14 @@ fn job_text(job: &JobWord) -> String {
         ("after", after.join("\n")),
         ("env", pairs(&job.env)),
         ("secrets", job.secrets.iter().cloned().collect::<Vec<_>>().join(" ")),
-        ("params", job.params_json.clone()),
+        ("params given", job.params_json.clone()),
+        ("params", track::params(job)),
+        ("metrics", track::metrics(job)),
+        ("artifacts", track::artifacts(job)),
+        (
+            "error",
+            line.told.error.as_ref().map(|error| format!("{}: {}", error.kind, error.exception)).unwrap_or_default(),
+        ),
         ("timeout", if job.timeout_s == 0 { String::new() } else { length(job.timeout_s * 1_000) }),
         ("retries", count(job.retries)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),

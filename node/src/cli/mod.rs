@@ -15,10 +15,12 @@ mod follow;
 mod get;
 mod jobs;
 mod output;
+mod sdk;
 mod settings;
 mod start;
 mod submit;
 mod time;
+mod track;
 mod values;
 
 use std::ffi::OsString;
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Cli, Command, ConfigCommand, StartArgs};
+use args::{Cli, Command, ConfigCommand, SdkCommand, StartArgs};
 use client::Client;
 use error::{CliError, explain, explain_usage, plain};
 use exit::Exit;
@@ -96,6 +98,10 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
             let ConfigCommand::Show = args.command;
             start::show_config(&Settings::read(home, &StartArgs::default(), &variables)?, output)
         }
+        Command::Sdk(args) => {
+            let SdkCommand::Install(args) = args.command;
+            sdk::install(&args, output)
+        }
         Command::Doctor => {
             let port = Settings::read(home.clone(), &StartArgs::default(), &variables)?.port();
             small_runtime()?.block_on(cluster::doctor(Client::new(&home.value), port, output))
@@ -123,7 +129,9 @@ async fn ask(command: Command, client: Client, output: Output) -> Result<Exit, C
         Command::Gc(args) => cluster::gc(client, &args, output).await,
         Command::Version => cluster::version(client, output).await,
         // These need no daemon and were answered before.
-        Command::Start(_) | Command::Config(_) | Command::Completion(_) | Command::Doctor => Ok(Exit::Done),
+        Command::Start(_) | Command::Config(_) | Command::Completion(_) | Command::Doctor | Command::Sdk(_) => {
+            Ok(Exit::Done)
+        }
     }
 }
 

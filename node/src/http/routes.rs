@@ -9,7 +9,7 @@ use proto::codec::BODY_MAX;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, secrets, submit, track};
+use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, runs, secrets, submit, track};
 use super::openapi::Described;
 use super::refusal::Refusal;
 use super::words::blob::{BlobAnswer, BundleAnswer, Outputs};
@@ -19,7 +19,7 @@ use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequ
 use super::words::node::{DrainRequest, LabelRequest, NodeInfo, NodeWord, Nodes, Status};
 use super::words::project::{ProjectRequest, ProjectWord, Projects};
 use super::words::submit::{SubmitAnswer, SubmitRequest};
-use super::words::track::{Artifacts, SeriesQuery, SeriesWord};
+use super::words::track::{Artifacts, RunAnswer, RunRequest, SeriesQuery, SeriesWord};
 use super::words::{
     CollectRequest, Collected, Done, EventQuery, EventWord, Findings, Invitation, InviteRequest, SecretNames,
     ShutdownRequest,
@@ -168,6 +168,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::GET, "/jobs/{id}/series/{key}", "Points of a metric, also while the job runs", track::series).asks::<SeriesQuery>().gives::<SeriesWord>(),
         Route::new(M::GET, "/jobs/{id}/artifacts", "Files that a job gave names", track::artifacts).gives::<Artifacts>(),
         Route::new(M::GET, "/jobs/{id}/artifacts/{file}", "The bytes of one of them", track::artifact),
+        Route::new(M::POST, "/runs", "Make a job of a process that runs on this node", runs::begin).takes::<RunRequest>().gives::<RunAnswer>(),
         Route::new(M::GET, "/projects", "All projects", projects::list).gives::<Projects>(),
         Route::new(M::GET, "/projects/{name}", "One project", projects::show).gives::<ProjectWord>(),
         Route::new(M::PUT, "/projects/{name}", "Describe a project", projects::describe).takes::<ProjectRequest>().gives::<Done>(),

@@ -102,7 +102,7 @@ pub(super) enum Inner {
         complete: bool,
     },
     /// What a job told of itself.
-    Told(Update),
+    Told(Box<Update>),
     Kept {
         left: Box<Left>,
         complete: bool,
@@ -316,7 +316,7 @@ impl Actor {
                 }
                 Told::Ended(Collected { finished, inline, told, .. }) => {
                     // Before its end: who sees that it ended sees all that it told.
-                    told.into_iter().for_each(|update| self.write_told(update));
+                    told.into_iter().for_each(|update| self.write_told(*update));
                     self.state.inputs.push(Input::Ended { finished, inline });
                 }
             }
@@ -324,7 +324,7 @@ impl Actor {
     }
 
     /// What a job told of itself goes into the log.
-    fn write_told(&mut self, Update { attempt, tracked, tags, .. }: Update) {
+    fn write_told(&mut self, Update { attempt, tracked, tags }: Update) {
         let mark = |tag: TagChange| match tag.value {
             Some(value) => Mark::Tagged { key: tag.key, value },
             None => Mark::Untagged { key: tag.key },
@@ -553,7 +553,7 @@ impl Actor {
             Inner::Fetched { position, bundle, complete } => {
                 self.state.inputs.push(Input::Fetched { position, bundle, complete })
             }
-            Inner::Told(update) => self.write_told(update),
+            Inner::Told(update) => self.write_told(*update),
             Inner::Kept { left, complete } => self.state.inputs.push(Input::Kept { left, complete }),
             Inner::Reviewed(left) => self.state.inputs.push(Input::Reviewed(left)),
             Inner::Capacity(capacity) => self.state.inputs.push(Input::Capacity(capacity)),

@@ -24,7 +24,7 @@ pub(super) struct Collected {
     pub(super) finished: Box<AttemptFinished>,
     pub(super) inline: Vec<Vec<u8>>,
     /// What it told of itself in the end.
-    pub(super) told: Option<Update>,
+    pub(super) told: Option<Box<Update>>,
     /// For the attempt that may follow.
     pub(super) checkpoint: Option<BundleRef>,
 }
@@ -50,7 +50,7 @@ pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Colle
     if let Ok((checkpoint, outputs, log, told)) = tokio::task::spawn_blocking(work).await {
         collected.checkpoint = checkpoint;
         collected.finished.outputs = outputs;
-        collected.told = told;
+        collected.told = told.map(Box::new);
         if let Some((log, inline)) = log {
             collected.finished.log = Some(log);
             collected.inline = inline;

@@ -7,6 +7,7 @@
 mod actor;
 mod ask;
 mod attempts;
+pub mod attend;
 mod blob_link;
 pub(crate) mod bundle;
 mod checkpoints;

@@ -8,7 +8,7 @@ use proto::capacity::{Requirement, Reservation};
 use proto::codec::Word;
 use proto::core_io::Run;
 use proto::entry::Position;
-use proto::job::{EnvironmentSpec, StartFailure};
+use proto::job::{Attended, EnvironmentSpec, StartFailure};
 use proto::record::{AttemptKey, Record, RecordKey, Submitted};
 use proto::{AttemptId, GroupSpec, Manifest, Member, codec};
 use serde::{Deserialize, Serialize};
@@ -244,7 +244,7 @@ fn order(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> StartOr
     let output = if spec.capture { Output::File(dir.join("log")) } else { Output::Null };
     StartOrder {
         attempt: run.attempt,
-        command: spec.command.clone(),
+        command: command(shared, spec),
         cwd: work_dir(&shared.home, run),
         env: variables(shared, run, extra),
         stdout: output.clone(),
@@ -255,6 +255,17 @@ fn order(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> StartOr
         grace_ms: u64::try_from(STOP_GRACE.as_millis()).unwrap_or(u64::MAX),
         cleanup_dir: bare.then_some(dir),
         after: None,
+    }
+}
+
+/// What the runner starts: the job's command; for a process that runs already, what waits for that.
+fn command(shared: &Shared, spec: &GroupSpec) -> Vec<String> {
+    match &spec.attends {
+        None => spec.command.clone(),
+        Some(Attended { pid, start_time, directory }) => {
+            let exe = shared.exe.display().to_string();
+            vec![exe, "attend".to_owned(), pid.to_string(), start_time.to_string(), directory.clone()]
+        }
     }
 }
 

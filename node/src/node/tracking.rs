@@ -57,17 +57,15 @@ pub(super) struct Update {
     pub(super) attempt: AttemptId,
     pub(super) tracked: Option<Tracked>,
     pub(super) tags: Vec<TagChange>,
-    /// What a script that is no child of the runner ended with, if it said so.
-    pub(super) exit: Option<i32>,
 }
 
 /// The file that a job writes its lines to.
-pub(super) fn track_path(home: &Home, attempt: AttemptId) -> PathBuf {
+pub(crate) fn track_path(home: &Home, attempt: AttemptId) -> PathBuf {
     attempt_dir(home, attempt).join("track")
 }
 
 /// Where a job puts its artifacts.
-pub(super) fn artifacts_dir(home: &Home, attempt: AttemptId) -> PathBuf {
+pub(crate) fn artifacts_dir(home: &Home, attempt: AttemptId) -> PathBuf {
     attempt_dir(home, attempt).join(ARTIFACTS_DIR)
 }
 
@@ -132,7 +130,7 @@ pub(super) async fn watch(shared: Arc<Shared>, told: mpsc::UnboundedSender<Inner
         };
         let Ok(updates) = tokio::task::spawn_blocking(look).await else { continue };
         for update in updates {
-            if told.send(Inner::Told(update)).is_err() {
+            if told.send(Inner::Told(Box::new(update))).is_err() {
                 return;
             }
         }
@@ -159,7 +157,7 @@ fn look(shared: &Shared, attempt: AttemptId, live: &mut Live) -> Option<Update> 
         live.revision = live.revision.max(last_revision(shared, attempt)) + 1;
         Tracked { revision: live.revision, summary: live.reader.summary().bounded(), files: live.files }
     });
-    (tracked.is_some() || !tags.is_empty()).then_some(Update { attempt, tracked, tags, exit: None })
+    (tracked.is_some() || !tags.is_empty()).then_some(Update { attempt, tracked, tags })
 }
 
 /// The revision that the log has: an earlier life of this daemon may have told some.
@@ -181,7 +179,7 @@ pub(super) fn seal(shared: &Shared, attempt: AttemptId) -> Option<Update> {
         return None;
     }
     // From the first line once more: whoever still looks at the live one is not disturbed.
-    let Sealed { summary, tags, exit, series } = match reader(&shared.home, attempt, SERIES_FILE).seal() {
+    let Sealed { summary, tags, series, .. } = match reader(&shared.home, attempt, SERIES_FILE).seal() {
         Ok(sealed) => sealed,
         Err(error) => {
             tracing::warn!(%attempt, %error, "a track file cannot be read to its end");
@@ -191,7 +189,7 @@ pub(super) fn seal(shared: &Shared, attempt: AttemptId) -> Option<Update> {
     let files = store_files(shared, attempt, series.as_deref());
     let revision = last_revision(shared, attempt).saturating_add(1_000);
     let tracked = Some(Tracked { revision, summary: summary.bounded(), files });
-    Some(Update { attempt, tracked, tags, exit })
+    Some(Update { attempt, tracked, tags })
 }
 
 /// The points and the artifacts as one bundle, durable when this returns; `None`: there is nothing, or no room.

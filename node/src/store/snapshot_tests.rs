@@ -63,6 +63,7 @@ fn spec(project: &str) -> Box<GroupSpec> {
         keep_outputs: true,
         params_json: String::new(),
         environment: None,
+        attends: None,
     })
 }
 

@@ -138,6 +138,7 @@ fn any_spec(rng: &mut StdRng) -> Box<GroupSpec> {
         // Some are too long for one cell of the index.
         params_json: if rng.random_range(0..4) == 0 { "x".repeat(rng.random_range(0..60_000)) } else { String::new() },
         environment: None,
+        attends: None,
     })
 }
 

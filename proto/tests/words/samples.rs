@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::capacity::{Lack, Reservation};
 use proto::entry::{Entry, Identity, LogId, Position};
 use proto::event::{AttemptFinished, Event, Frame, JobOutcome, LogRef, Mark};
+use proto::job::Attended;
 use proto::job::{
     BundleRef, Dependency, EnvironmentSpec, IndexRanges, LostReason, OnLost, StartFailure, Trigger, Usage,
 };
@@ -97,6 +98,7 @@ pub(crate) fn spec() -> GroupSpec {
             content: content(0xbb),
             python: text("3.11"),
         }),
+        attends: Some(Attended { pid: 4_711, start_time: 70_000, directory: text("/home/ada/vision") }),
     }
 }
 
@@ -121,6 +123,7 @@ pub(crate) fn bare_spec() -> GroupSpec {
         keep_outputs: false,
         params_json: String::new(),
         environment: None,
+        attends: None,
     }
 }
 

@@ -108,6 +108,12 @@ pub(crate) struct ListArgs {
     /// Archived ones too
     #[arg(long, short)]
     pub(crate) all: bool,
+    /// Show the parameters that they logged, a column each
+    #[arg(long)]
+    pub(crate) params: bool,
+    /// Show the last value of each metric that they logged, a column each
+    #[arg(long)]
+    pub(crate) metrics: bool,
     /// At most so many
     #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000),
           allow_negative_numbers = true)]

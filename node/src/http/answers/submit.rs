@@ -208,7 +208,7 @@ fn check_environment(request: &SubmitRequest, bundle: Option<&(BundleRef, Manife
 }
 
 /// The system's name of the user where the kernel tells it, else what the client says.
-fn user(caller: Option<Caller>, said: &str) -> String {
+pub(crate) fn user(caller: Option<Caller>, said: &str) -> String {
     let own = rustix::process::getuid().as_raw();
     match caller {
         // Root and the node's own user may submit for others; a gateway does.

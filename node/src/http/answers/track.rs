@@ -16,6 +16,8 @@ use crate::node::{NodeHandle, told};
 
 /// Points when no number is asked for.
 const POINTS: u32 = 2_000;
+/// Kinds of files that pages show.
+const SHOWN: [&str; 4] = ["image", "audio", "text", "video"];
 
 pub(crate) async fn series(
     State(Shared { api, .. }): State<Shared>,
@@ -76,13 +78,10 @@ pub(crate) async fn of(node: &NodeHandle, job: Option<&JobRecord>) -> Result<Vec
         let note = note_of(&tracked.summary, &filename);
         let said = note.map(|note| note.mime.clone()).filter(|mime| !mime.is_empty());
         let mime = said.unwrap_or_else(|| media_type(&filename).to_owned());
-        let artifact_type = match mime.split('/').next() {
-            Some(kind @ ("image" | "audio" | "text" | "video")) => kind,
-            _ => "unknown",
-        };
+        let kind = mime.split('/').next().filter(|kind| SHOWN.contains(kind));
         ArtifactWord {
             key: note.map_or_else(|| filename.clone(), |note| note.key.clone()),
-            artifact_type: artifact_type.to_owned(),
+            artifact_type: kind.unwrap_or("unknown").to_owned(),
             content: content.to_string(),
             filename,
             size,

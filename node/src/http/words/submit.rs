@@ -335,6 +335,7 @@ impl SubmitRequest {
             keep_outputs: self.keep_outputs,
             params_json: self.params.clone(),
             environment: self.environment.as_ref().map(EnvironmentWord::to_spec).transpose()?,
+            attends: None,
         })
     }
 

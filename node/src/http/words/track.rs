@@ -84,6 +84,60 @@ pub struct SeriesWord {
     pub points: Vec<(i64, f64, Value)>,
 }
 
+/// `POST /runs`: a script that runs already becomes a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RunRequest {
+    /// Project.
+    pub project: String,
+    /// Who runs it; empty: whoever asks.
+    pub user: String,
+    /// How it was started, for people.
+    pub command: Vec<String>,
+    /// Its working directory: what is in it at its end is kept.
+    pub directory: String,
+    /// The process.
+    pub pid: u32,
+    /// A name that its user chose for it.
+    pub job_id: Option<String>,
+}
+
+/// Where a script that became a job tells of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunAnswer {
+    /// The job.
+    pub job: String,
+    /// The file for its lines; each is one JSON array, written at once.
+    pub track: String,
+    /// The directory for its artifacts; it may not exist yet.
+    pub artifacts_dir: String,
+    /// Who it runs for.
+    pub user: String,
+    /// The answering node.
+    pub node: String,
+}
+
+impl RunRequest {
+    /// Whether it can become a job.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), super::error::ErrorWord> {
+        let refuse = |message: &str, hint: &str| Err(super::error::ErrorWord::bad_input(message, hint));
+        super::submit::check_project(&self.project)?;
+        if self.command.is_empty() || self.command.iter().map(String::len).sum::<usize>() > 64 << 10 {
+            return refuse("the command is empty, or longer than 64 KiB", "give program and arguments");
+        }
+        if !self.directory.starts_with('/') || self.directory.len() > 4_096 {
+            return refuse("the directory is no absolute path", "give the script's working directory");
+        }
+        if self.job_id.as_ref().is_some_and(|id| id.len() > 128 || id.chars().any(char::is_control)) {
+            return refuse("the job id is longer than 128 bytes, or not printable", "choose another");
+        }
+        Ok(())
+    }
+}
+
 /// Files that a job gave names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Artifacts {
