@@ -19,7 +19,7 @@ use super::client::{Client, segment};
 use super::error::CliError;
 use super::exit::Exit;
 use super::output::Output;
-use crate::http::words::blob::{OutputFile, OutputKind, Outputs};
+use crate::http::words::blob::{FetchEvent, OutputFile, OutputKind, Outputs};
 
 /// What was copied.
 #[derive(Serialize)]
@@ -31,6 +31,7 @@ struct Got {
 }
 
 pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> Result<Exit, CliError> {
+    bring(&mut client, &args.job, output).await?;
     let outputs: Outputs = client.get(&format!("/jobs/{}/outputs", segment(&args.job))).await?;
     let dest = args.to.clone().unwrap_or_else(|| PathBuf::from(outputs.job.replace('/', ".")));
     check_free(&dest)?;
@@ -60,6 +61,35 @@ pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> R
         format!("{} files, {} of job {} are in {}", got.files, ByteSize(got.total_bytes), got.job, got.dir)
     })?;
     Ok(Exit::Done)
+}
+
+/// Has the files brought to the daemon, however long that takes; what is there already takes no time.
+async fn bring(client: &mut Client, job: &str, output: Output) -> Result<(), CliError> {
+    let route = format!("/jobs/{}/outputs/fetch", segment(job));
+    let mut body = client.send_bytes(Method::GET, &route, "application/json", bytes::Bytes::new()).await?.into_body();
+    let bar = bar("from other nodes", output.is_json());
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| client.broken("broke off while it fetched the files".to_owned()))?;
+        text.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        while let Some(end) = text.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            let event = line.strip_prefix(b"data:").and_then(|json| serde_json::from_slice::<FetchEvent>(json).ok());
+            match event {
+                Some(FetchEvent { error: Some(error), .. }) => return Err(CliError::Refused(error)),
+                Some(FetchEvent { done: true, .. }) => {
+                    bar.finish_and_clear();
+                    return Ok(());
+                }
+                Some(FetchEvent { bytes_done, bytes_total, .. }) => {
+                    bar.set_length(bytes_total);
+                    bar.set_position(bytes_done);
+                }
+                None => {}
+            }
+        }
+    }
+    Err(client.broken("broke off while it fetched the files".to_owned()))
 }
 
 fn check_free(dest: &Path) -> Result<(), CliError> {

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, runs, secrets, submit, track};
 use super::openapi::Described;
 use super::refusal::Refusal;
-use super::words::blob::{BlobAnswer, BundleAnswer, Outputs};
+use super::words::blob::{BlobAnswer, BundleAnswer, FetchEvent, Outputs};
 use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
 use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequest, MemberQuery, WaitQuery};
@@ -130,6 +130,8 @@ pub fn described_routes() -> Vec<Route> {
     use Method as M;
     let mut events = Route::new(M::GET, "/events", "What happens, as it happens", events::events).asks::<EventQuery>();
     events.answer = Answer::Events(Described::of::<EventWord>());
+    let mut fetch = Route::new(M::GET, "/jobs/{id}/outputs/fetch", "Bring a job's files to this node, saying how far it is", blobs::fetch_outputs);
+    fetch.answer = Answer::Events(Described::of::<FetchEvent>());
     let mut log = Route::new(M::GET, "/jobs/{id}/log", "What a job wrote, also while it runs", logs::log).asks::<LogQuery>();
     log.answer = Answer::Log(Described::of::<LogEvent>());
     let mut page = Route::new(M::GET, "/openapi.json", "This page", cluster::openapi);
@@ -164,6 +166,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::POST, "/jobs/{id}/rerun", "Submit a job again as it was", submit::rerun).gives::<SubmitAnswer>(),
         Route::new(M::PATCH, "/jobs/{id}/marks", "What people see of a job", jobs::mark).takes::<MarkRequest>().gives::<Done>(),
         Route::new(M::GET, "/jobs/{id}/outputs", "Files that a job made or changed", blobs::outputs).gives::<Outputs>(),
+        fetch,
         log,
         Route::new(M::GET, "/jobs/{id}/series/{key}", "Points of a metric, also while the job runs", track::series).asks::<SeriesQuery>().gives::<SeriesWord>(),
         Route::new(M::GET, "/jobs/{id}/artifacts", "Files that a job gave names", track::artifacts).gives::<Artifacts>(),

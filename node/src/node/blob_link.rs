@@ -8,7 +8,7 @@ use proto::{ContentId, Manifest, NodeId};
 
 use super::bundle::read_manifest;
 use super::handle::NodeError;
-use crate::blobs::{BlobStore, OpenStream, Wanted, fetch};
+use crate::blobs::{BlobStore, FetchProgress, OpenStream, Wanted, fetch};
 use crate::net::{BulkProtocol, BulkStream, NetHandle};
 use crate::store::Store;
 
@@ -39,13 +39,22 @@ impl BlobLink {
     }
 
     async fn fetch_wanted(&self, wanted: Vec<Wanted>, providers: &[NodeId]) -> Result<(), NodeError> {
+        self.fetch_telling(wanted, providers, |_| {}).await
+    }
+
+    async fn fetch_telling(
+        &self,
+        wanted: Vec<Wanted>,
+        providers: &[NodeId],
+        progress: impl Fn(FetchProgress) + Send + Sync,
+    ) -> Result<(), NodeError> {
         let (blobs, store) = (self.blobs.clone(), self.store.clone());
         let here = move |wanted: &Wanted| blobs.has(wanted.id).is_some() || from_journal(&blobs, &store, wanted);
         let look = move || wanted.into_iter().filter(|wanted| !here(wanted)).collect::<Vec<Wanted>>();
         let missing = tokio::task::spawn_blocking(look).await.map_err(|_| NodeError::Closing)?;
         let Some(first) = missing.first().map(|wanted| wanted.id) else { return Ok(()) };
         let opener = Opener(self.net.clone());
-        fetch(&self.blobs, &missing, providers, &opener, |_| {})
+        fetch(&self.blobs, &missing, providers, &opener, progress)
             .await
             .map(drop)
             .map_err(|_| NodeError::Unreachable(format!("blob {}", first.short())))
@@ -61,10 +70,20 @@ impl BlobLink {
 
     /// Gets a manifest and all its files.
     pub(super) async fn fetch_bundle(&self, manifest: ContentId, providers: &[NodeId]) -> Result<Manifest, NodeError> {
+        self.fetch_bundle_telling(manifest, providers, |_| {}).await
+    }
+
+    /// The same, saying how far it is.
+    pub(super) async fn fetch_bundle_telling(
+        &self,
+        manifest: ContentId,
+        providers: &[NodeId],
+        progress: impl Fn(FetchProgress) + Send + Sync,
+    ) -> Result<Manifest, NodeError> {
         let files = self.fetch_manifest(manifest, providers).await?;
         if !self.blobs.is_whole(manifest) {
             let wanted = files.contents().map(|(id, size)| Wanted { id, size: Some(size) }).collect();
-            self.fetch_wanted(wanted, providers).await?;
+            self.fetch_telling(wanted, providers, progress).await?;
         }
         Ok(files)
     }

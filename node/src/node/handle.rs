@@ -26,7 +26,7 @@ use super::secrets::Secrets;
 use super::tail::{self, LogChunk};
 use super::told;
 use super::tracking::Tracks;
-use crate::blobs::BlobStore;
+use crate::blobs::{BlobStore, FetchProgress};
 use crate::net::NetHandle;
 use crate::store::{GroupFilter, ProjectSummary, Store, StoreError};
 use crate::track::Page;
@@ -441,6 +441,19 @@ impl NodeHandle {
     pub async fn fetch_bundle(&self, manifest: ContentId) -> Result<proto::Manifest, NodeError> {
         let providers = self.providers().await?;
         self.shared.blob_link.fetch_bundle(manifest, &providers).await
+    }
+
+    /// [`Self::fetch_bundle`] that says how far it is, while anything has to be fetched.
+    ///
+    /// # Errors
+    /// [`NodeError::Unreachable`].
+    pub async fn fetch_bundle_telling(
+        &self,
+        manifest: ContentId,
+        progress: impl Fn(FetchProgress) + Send + Sync,
+    ) -> Result<proto::Manifest, NodeError> {
+        let providers = self.providers().await?;
+        self.shared.blob_link.fetch_bundle_telling(manifest, &providers, progress).await
     }
 
     /// Gets a manifest alone onto this node.

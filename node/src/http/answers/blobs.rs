@@ -1,6 +1,7 @@
 //! Bundles go in, blobs and outputs come out.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::path::Path as FilePath;
 
@@ -8,18 +9,23 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::response::{IntoResponse, Response};
-use futures::StreamExt as _;
+use axum::response::sse::{Event, KeepAlive};
+use axum::response::{IntoResponse, Response, Sse};
+use futures::{Stream, StreamExt as _};
 use proto::blob::FileKind;
-use proto::{ContentId, Manifest, Member};
+use proto::job::BundleRef;
+use proto::{ContentId, JobId, Manifest, Member};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::ReaderStream;
 
+use super::events::KEEP_ALIVE;
 use super::{Answered, has_ended, job_id, job_records};
-use crate::blobs::BlobError;
+use crate::blobs::{BlobError, FetchProgress};
 use crate::http::describe;
 use crate::http::refusal::{Raw, Refusal, blocking};
 use crate::http::routes::Shared;
-use crate::http::words::blob::{BlobAnswer, BundleAnswer, OutputFile, OutputKind, Outputs};
+use crate::http::words::blob::{BlobAnswer, BundleAnswer, FetchEvent, OutputFile, OutputKind, Outputs};
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::node::{Home, NodeHandle};
 
@@ -27,6 +33,8 @@ use crate::node::{Home, NodeHandle};
 const IN_MEMORY_MAX: usize = 1 << 20;
 /// Bytes read from the disk at a time.
 const CHUNK: usize = 256 << 10;
+/// Events that a reader may be behind.
+const TOLD_MAX: usize = 16;
 
 pub(crate) async fn bundle(State(Shared { api, .. }): State<Shared>, Raw(bytes): Raw) -> Answered<BundleAnswer> {
     let blobs = api.node.blobs().clone();
@@ -156,8 +164,44 @@ pub(crate) async fn respond(node: &NodeHandle, id: ContentId, media_type: &str) 
 }
 
 pub(crate) async fn outputs(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<Outputs> {
-    let id = job_id(&api.node, &id).await?;
-    let (group, job) = job_records(&api.node, id).await?;
+    let (id, bundle) = kept(&api.node, &id).await?;
+    let manifest = api.node.fetch_bundle(bundle.manifest).await?;
+    Ok(Json(Outputs {
+        job: id.to_string(),
+        manifest: bundle.manifest.to_string(),
+        total_bytes: manifest.total_bytes(),
+        files: manifest.files.iter().map(output_file).collect(),
+    }))
+}
+
+/// Brings the files here while a reader sees how far that is; they come also when nobody reads any more.
+pub(crate) async fn fetch_outputs(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+    let (_, bundle) = kept(&api.node, &id).await?;
+    let (tell, told) = mpsc::channel(TOLD_MAX);
+    tokio::spawn(async move {
+        let progress = |progress: FetchProgress| {
+            let FetchProgress { bytes_done, bytes_total, .. } = progress;
+            // A reader that is behind sees the next one.
+            let _ = tell.try_send(FetchEvent { bytes_done, bytes_total, ..FetchEvent::default() });
+        };
+        let fetched = api.node.fetch_bundle_telling(bundle.manifest, progress).await;
+        let last = match fetched {
+            Ok(_) => FetchEvent { done: true, ..FetchEvent::default() },
+            Err(error) => FetchEvent { error: Some(Refusal::from(error).0), ..FetchEvent::default() },
+        };
+        let _ = tell.send(last).await;
+    });
+    let event = |word: FetchEvent| Ok(Event::default().json_data(&word).unwrap_or_default());
+    Ok(Sse::new(ReceiverStream::new(told).map(event)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The job, and the bundle of the files that it left.
+async fn kept(node: &NodeHandle, id: &str) -> Result<(JobId, BundleRef), Refusal> {
+    let id = job_id(node, id).await?;
+    let (group, job) = job_records(node, id).await?;
     let is_array = group.submitted.as_ref().is_some_and(|submitted| !submitted.spec.array.is_empty());
     if is_array && id.member == Member::Only {
         let hint = format!("name one of its jobs, as in: fnode job get {id}/1");
@@ -176,13 +220,7 @@ pub(crate) async fn outputs(State(Shared { api, .. }): State<Shared>, Path(id): 
         };
         return Err(ErrorWord::new(code, message, hint).into());
     };
-    let manifest = api.node.fetch_bundle(bundle.manifest).await?;
-    Ok(Json(Outputs {
-        job: id.to_string(),
-        manifest: bundle.manifest.to_string(),
-        total_bytes: manifest.total_bytes(),
-        files: manifest.files.iter().map(output_file).collect(),
-    }))
+    Ok((id, bundle))
 }
 
 fn output_file(file: &proto::ManifestFile) -> OutputFile {

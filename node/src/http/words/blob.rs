@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::error::ErrorWord;
+
 /// What a node lacks of a bundle whose manifest it has just been given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BundleAnswer {
@@ -25,6 +27,20 @@ pub struct BundleWord {
     pub total_bytes: u64,
     /// How many entries it has.
     pub files: u32,
+}
+
+/// How far a job's files are on their way to the answering node; the last event of the stream has `done` or `error`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FetchEvent {
+    /// Bytes that are here, of those that were not.
+    pub bytes_done: u64,
+    /// Bytes that had to come.
+    pub bytes_total: u64,
+    /// Everything is here.
+    pub done: bool,
+    /// Why it cannot be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorWord>,
 }
 
 /// A blob that has been stored.
