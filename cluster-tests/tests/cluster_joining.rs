@@ -35,6 +35,21 @@ fn a_cluster_of_one_brings_its_finished_jobs_along() {
 }
 
 #[test]
+fn nodes_on_any_port_find_each_other_again_after_all_were_away() {
+    let mut lab = Lab::start(2);
+    let before = [lab.listen(0).to_owned(), lab.listen(1).to_owned()];
+    for node in [0, 1] {
+        lab.kill_host(node);
+        lab.listen_anywhere(node);
+    }
+    for node in [0, 1] {
+        lab.restart(node);
+    }
+    lab.wait_for_members(&[0, 1]);
+    assert_eq!([lab.listen(0), lab.listen(1)], before, "the last port was free");
+}
+
+#[test]
 fn a_ticket_that_opens_nothing_is_refused_in_one_line() {
     let mut lab = Lab::start(1);
     let good = lab.invite(0);

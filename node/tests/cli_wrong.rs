@@ -109,8 +109,8 @@ fn a_bundle_larger_than_the_disk_is_refused_before_it_is_written() {
     let path = dir.to_str().unwrap();
     let ran = node.run(&["submit", path, "--", "true"]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.lines().count()), (Some(1), "", 1), "{}", ran.err);
-    assert!(ran.err.contains("is too full: 96.0 MiB needed beside a reserve of 256.0 MiB"), "{}", ran.err);
-    assert!(ran.err.contains("free some space or run `fnode gc`"), "{}", ran.err);
+    assert!(ran.err.contains("has 96.0 MiB that the node does not have yet, and its disk has"), "{}", ran.err);
+    assert!(ran.err.contains("leave files out with .fnodeignore, or free some space (fnode gc)"), "{}", ran.err);
     nothing_was_submitted(&node);
     // The node goes on: without the large file there is room.
     write(&dir.join(".fnodeignore"), "large\n");

@@ -299,9 +299,16 @@ impl Replication {
             }
             if submission.ask_next <= now.at {
                 submission.ask_next = now.at + HOLD_NEXT;
-                // The heir first: it then has what it needs to take over.
+                // Who has the files answers at once and copies nothing; else the heir, which then has what it needs
+                // to take over.
+                let lacks = |node: NodeId| {
+                    let advert = view.nodes.get(&node).and_then(|seen| seen.advert.as_ref());
+                    submission
+                        .bundle
+                        .is_some_and(|bundle| !advert.is_some_and(|advert| advert.has_bundle(bundle.manifest)))
+                };
                 peers.sort_by_key(|&node| {
-                    (submission.asked.contains(&node), std::cmp::Reverse(rank(submission.group, node)))
+                    (submission.asked.contains(&node), lacks(node), std::cmp::Reverse(rank(submission.group, node)))
                 });
                 submission.asked.insert(peers[0]);
                 out.send(peers[0], Message::Hold { position: submission.position, bundle: submission.bundle });

@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::fixture::{Did, at, did, group};
 use crate::log::Log;
 use crate::membership::Liveness;
+use crate::message::Advert;
 use crate::snapshotting::{SnapshotRules, Snapshotting};
 use crate::time::Hlc;
 use crate::view::NodeView;
@@ -107,6 +108,19 @@ fn a_holder_is_asked_at_once_another_after_two_seconds_and_none_after_five() {
     assert_eq!(tick(&mut replication, at(4_999), &view).effects, []);
     assert_eq!(tick(&mut replication, at(5_000), &view).effects, [accepted(&[view.me])]);
     assert!(!replication.is_busy());
+}
+
+#[test]
+fn who_has_the_bundle_already_is_asked_first() {
+    let (mut replication, entry) = submitting();
+    let mut view = view(&[2, 3, 4]);
+    let last = *ranked(&[2, 3, 4]).last().expect("three");
+    let advert = Advert { bundles: vec![[4; 8]], ..Advert::default() };
+    view.nodes.get_mut(&last).expect("seen").advert = Some(advert);
+    let position = entry.position();
+    let told = stored(&mut replication, at(2), &[entry], &view);
+    let asked: Vec<_> = told.sends.iter().filter(|(_, message)| matches!(message, Message::Hold { .. })).collect();
+    assert_eq!(asked, [&(last, Message::Hold { position, bundle: Some(bundle()) })], "it copies nothing");
 }
 
 #[test]

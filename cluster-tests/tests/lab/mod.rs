@@ -384,6 +384,12 @@ impl Lab {
         &self.nodes[node].home
     }
 
+    /// The next start of `node` is told to listen on any port.
+    pub(crate) fn listen_anywhere(&mut self, node: usize) {
+        let address = self.nodes[node].listen.rsplit_once(':').map_or("127.0.0.1", |(address, _)| address).to_owned();
+        self.nodes[node].listen = format!("{address}:0");
+    }
+
     /// Where the daemon of `node` listens or listened, `ADDRESS:PORT`.
     pub(crate) fn listen(&self, node: usize) -> &str {
         &self.nodes[node].listen

@@ -65,6 +65,16 @@ pub enum PackError {
     /// Nothing in it, or nothing that is not left out.
     #[error("{} holds no files to pack (empty, or all left out by .fnodeignore and the defaults)", .0.display())]
     Empty(PathBuf),
+    /// It cannot be stored.
+    #[error("{} has {need} that the node does not have yet, and its disk has {free} left; leave files out with .fnodeignore, or free some space (fnode gc)", dir.display())]
+    NoRoom {
+        /// The directory.
+        dir: PathBuf,
+        /// What would have to be stored.
+        need: ByteSize,
+        /// What there is room for.
+        free: ByteSize,
+    },
     /// A name that has no spelling in a manifest.
     #[error("{} has a name that is not UTF-8; rename it, or leave it out with .fnodeignore", .0.display())]
     NotUtf8(PathBuf),

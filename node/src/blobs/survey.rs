@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use proto::{ContentId, Manifest, codec};
+use proto::{ByteSize, ContentId, Manifest, codec};
 use rustix::fs::OFlags;
 
 use super::error::{BlobError, PackError, at};
@@ -30,9 +30,16 @@ pub struct Survey {
 /// Hashes what a bundle of `dir` would hold. Files whose stat is as `cache` remembers are not read. The
 /// cache is brought up to date; one that cannot be written only costs time.
 ///
+/// What is not known from the last time is about to be stored: `free` bytes must do for it, or nothing is read at all.
+///
 /// # Errors
 /// [`PackError`], one line each, as packing.
-pub fn survey(dir: &Path, cache: &Path, mut progress: impl FnMut(PackProgress)) -> Result<Survey, PackError> {
+pub fn survey(
+    dir: &Path,
+    cache: &Path,
+    free: u64,
+    mut progress: impl FnMut(PackProgress),
+) -> Result<Survey, PackError> {
     let dir = existing_directory(dir)?;
     let taken_ns = now_ns();
     let found = walk(&dir, Rules::Bundle, Err)?;
@@ -58,6 +65,10 @@ pub fn survey(dir: &Path, cache: &Path, mut progress: impl FnMut(PackProgress)) 
         }
     }
     so_far.files_done = found.len() - to_read.len();
+    let need: u64 = to_read.iter().map(|&index| found[index].size()).sum();
+    if need > free {
+        return Err(PackError::NoRoom { dir, need: ByteSize(need), free: ByteSize(free) });
+    }
     progress(so_far);
     let work = |&index: &usize| (index, hash(&dir.join(&found[index].path)));
     in_parallel(&to_read, FILES_PER_THREAD, work, |_, (index, hashed)| {
@@ -130,10 +141,10 @@ mod tests {
         std::fs::write(dir.join("big"), vec![7; 3 << 20]).unwrap();
         let cache = tmp.path().join("cache");
         let store = BlobStore::open(&tmp.path().join("store")).unwrap();
-        let surveyed = survey(&dir, &cache, |_| {}).unwrap();
+        let surveyed = survey(&dir, &cache, u64::MAX, |_| {}).unwrap();
         assert_eq!(surveyed.manifest, store.pack(&dir, |_| {}).unwrap().manifest);
         assert_eq!(ContentId::of(&surveyed.encoded), surveyed.manifest.id());
-        let again = survey(&dir, &cache, |_| {}).unwrap();
+        let again = survey(&dir, &cache, u64::MAX, |_| {}).unwrap();
         assert_eq!(again.encoded, surveyed.encoded);
     }
 }

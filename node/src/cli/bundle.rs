@@ -16,7 +16,7 @@ use proto::{ContentId, Manifest};
 
 use super::client::Client;
 use super::error::CliError;
-use crate::blobs::{PackProgress, Survey, survey};
+use crate::blobs::{PackProgress, RESERVE_BYTES, Survey, survey};
 use crate::http::words::blob::{BlobAnswer, BundleAnswer};
 use crate::http::words::submit::EnvironmentWord;
 
@@ -43,10 +43,11 @@ pub(crate) struct Sent {
 pub(crate) async fn send(client: &mut Client, dir: &Path, is_quiet: bool) -> Result<Sent, CliError> {
     let cache = cache_file(dir);
     let bar = bar("packing", is_quiet);
-    let surveyed = survey(dir, &cache, |PackProgress { bytes_done, bytes_total, .. }| {
-        bar.set_length(bytes_total);
-        bar.set_position(bytes_done);
-    })?;
+    let surveyed =
+        survey(dir, &cache, free_bytes(client.home()), |PackProgress { bytes_done, bytes_total, .. }| {
+            bar.set_length(bytes_total);
+            bar.set_position(bytes_done);
+        })?;
     bar.finish_and_clear();
     let manifest = Bytes::from(surveyed.encoded.clone());
     let manifest_bytes = manifest.len() as u64;
@@ -54,6 +55,12 @@ pub(crate) async fn send(client: &mut Client, dir: &Path, is_quiet: bool) -> Res
     let answer: BundleAnswer = client.read_json(answer).await?;
     let sent_bytes = upload(client, &surveyed, &answer, is_quiet).await?;
     Ok(Sent { answer, sent_bytes, manifest_bytes, environment: environment(&surveyed.manifest) })
+}
+
+/// What the daemon, which runs on this machine, has room for; told before a large directory is read.
+fn free_bytes(home: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(home.join("blobs"));
+    stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(RESERVE_BYTES))
 }
 
 /// Sends what is missing; returns how many bytes that was.

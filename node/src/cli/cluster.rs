@@ -98,7 +98,10 @@ pub(crate) async fn gc(mut client: Client, args: &GcArgs, output: Output) -> Res
             0 => String::new(),
             count => format!(", {count} of them of ended jobs"),
         };
-        format!("{verb} {freed} in {} blobs{named}; {left} are left", collected.blobs)
+        format!(
+            "{verb} {freed} in {} blobs{named}; {left} are left (what was used in the last ten minutes stays)",
+            collected.blobs
+        )
     })?;
     Ok(Exit::Done)
 }

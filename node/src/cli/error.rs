@@ -107,7 +107,13 @@ pub(crate) fn explain_usage(error: &clap::Error, args: &[OsString]) -> (String, 
                 line.push_str(glue);
                 line.push_str(part);
             }
-            (format!("fnode: {line}; see {help}\n"), Exit::Usage)
+            let is_command = error.kind() == ErrorKind::UnknownArgument && help.starts_with("fnode submit");
+            let hint = if is_command && !args.iter().any(|arg| arg == "--") {
+                "; put -- before the job's command, as in: fnode submit -- python3 train.py"
+            } else {
+                ""
+            };
+            (format!("fnode: {line}{hint}; see {help}\n"), Exit::Usage)
         }
     }
 }

@@ -339,11 +339,19 @@ fn explanation_text(explanation: &ExplanationWord) -> String {
 }
 
 pub(crate) async fn stop(mut client: Client, args: &StopArgs, output: Output) -> Result<Exit, CliError> {
+    let mut failed = None;
     for id in &args.jobs {
-        let done: Done = client.post(&format!("/jobs/{}/stop", segment(id)), &()).await?;
-        tell(&done, args.jobs.len(), output)?;
+        match client.post::<Done>(&format!("/jobs/{}/stop", segment(id)), &()).await {
+            Ok(done) => tell(&done, args.jobs.len(), output)?,
+            // The others shall stop all the same.
+            Err(error @ CliError::Refused(_)) if args.jobs.len() > 1 => {
+                say(&format!("fnode: {error}"));
+                failed = Some(Exit::Failed);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(Exit::Done)
+    Ok(failed.unwrap_or(Exit::Done))
 }
 
 /// One value, or one per line where several things are changed.

@@ -551,6 +551,7 @@ impl Actor {
                 });
             }
             Inner::Fetched { position, bundle, complete } => {
+                self.note_bundle(Some(bundle).filter(|_| complete));
                 self.state.inputs.push(Input::Fetched { position, bundle, complete })
             }
             Inner::Told(update) => self.write_told(*update),

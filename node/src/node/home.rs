@@ -55,6 +55,12 @@ impl Home {
         self.0.join("run")
     }
 
+    /// The peer-to-peer port of the last start.
+    #[must_use]
+    pub fn last_port(&self) -> PathBuf {
+        self.run().join("port")
+    }
+
     /// The HTTP API's Unix socket; 0600.
     #[must_use]
     pub fn api_socket(&self) -> PathBuf {

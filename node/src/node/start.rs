@@ -172,6 +172,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (done, done_inbox) = mpsc::unbounded_channel();
     let removed = removed_members(&recovered);
     let addrs = dialable(&shared);
+    note_port(&config.home, &addrs);
     let core = Core::new(Boot {
         identity: Signer::from_seed(seed),
         incarnation,
@@ -211,12 +212,16 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 }
 
 fn make_home(home: &Home) -> Result<(), StartError> {
-    use std::os::unix::fs::DirBuilderExt as _;
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let make = |dir: PathBuf| {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|source| StartError::Home { dir, source })
     };
     make(home.dir().to_owned())?;
+    // Whoever made it: names of secrets and files are nobody else's business.
+    let private = std::fs::Permissions::from_mode(0o700);
+    let closed = std::fs::set_permissions(home.dir(), private);
+    closed.map_err(|source| StartError::Home { dir: home.dir().to_owned(), source })?;
     make(home.run())?;
     make(home.jobs())?;
     make(home.sdk())?;
@@ -291,12 +296,34 @@ fn net_config(config: &Config, cluster: &Cluster, identity: net::Identity, recov
         identity,
         cluster: cluster.id,
         gate: gate(cluster, members(recovered).collect(), removed_members(recovered)),
-        listen: config.listen.iter().map(|addr| multiaddr(addr, addr.port())).collect(),
+        listen: config.listen.iter().map(|addr| multiaddr(addr, port(&config.home, addr))).collect(),
         // Told to peers in the first word of every connection; any port will do.
         bulk_listen: config.listen.iter().map(|addr| multiaddr(addr, 0)).collect(),
         mdns: config.mdns,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocols: Vec::new(),
+    }
+}
+
+/// The port to listen on. Any port will do when it is 0: then the last one, if it is free, because that is where the
+/// others look for this node when all of them were away.
+fn port(home: &Home, addr: &std::net::SocketAddr) -> u16 {
+    let last = || std::fs::read_to_string(home.last_port()).ok()?.trim().parse::<u16>().ok();
+    let is_free = |port: &u16| *port > 0 && std::net::TcpListener::bind((addr.ip(), *port)).is_ok();
+    match addr.port() {
+        0 => last().filter(is_free).unwrap_or(0),
+        port => port,
+    }
+}
+
+/// Notes the port for the next start; one that is not noted is only harder to find.
+fn note_port(home: &Home, addrs: &[Multiaddr]) {
+    let port = addrs.iter().flat_map(Multiaddr::iter).find_map(|part| match part {
+        libp2p::multiaddr::Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    if let Some(port) = port {
+        let _ = std::fs::write(home.last_port(), port.to_string());
     }
 }
 
