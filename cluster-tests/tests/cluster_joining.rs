@@ -122,6 +122,9 @@ fn a_removed_node_is_shut_out_and_the_others_go_on() {
         let others = lab.alive(2);
         others.iter().all(|name| name == "n2").then_some(())
     });
+    // It was told: what is submitted there would run nowhere else.
+    let told = ["this node was removed from cluster", "--home"];
+    lab.fnode(2, &["submit", "--no-bundle", "--", "true"]).refused(&told);
     // A secret given out before does not let it back in.
     lab.kill_host(2);
     lab.launch_refused(2, Some(&old_ticket)).refused(&[]);

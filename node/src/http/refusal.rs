@@ -46,6 +46,7 @@ impl From<NodeError> for Refusal {
         let code = match &error {
             NodeError::Closing => ErrorCode::ShuttingDown,
             NodeError::Timeout => ErrorCode::Timeout,
+            NodeError::Removed(_) => ErrorCode::Conflict,
             NodeError::Unknown(_) => ErrorCode::NotFound,
             NodeError::Unreachable(_) | NodeError::OutOfReach { .. } => ErrorCode::Unreachable,
             NodeError::Store(StoreError::DiskFull { .. }) => ErrorCode::DiskFull,

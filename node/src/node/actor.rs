@@ -23,6 +23,7 @@ use proto::{Core, Effect, Input, JobState, NodeId, Timestamp, codec};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::ask::{Question, ask};
 use super::attempts::{Attempts, Done, Told};
 use super::cluster::Cluster;
 use super::collect::Collected;
@@ -43,6 +44,8 @@ const BATCH_MAX: usize = 256;
 const ENTRIES_MAX_BYTES: usize = 4 << 20;
 /// A commit that failed (a full disk) is tried again after this.
 const COMMIT_RETRY: Duration = Duration::from_secs(2);
+/// A node that is being removed has so long to take note.
+const REMOVED_MAX: Duration = Duration::from_secs(1);
 /// What changes in capacity without our doing is looked at this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// Streams served to peers at a time; more are closed at once.
@@ -366,6 +369,11 @@ impl Actor {
     /// opens no door any more: the secret is rotated, and told to the members that remain.
     async fn before_write(&mut self, event: &Event) {
         if let Event::MemberRemoved { node } = event {
+            // The last word that reaches it; one that is away finds the door shut.
+            if self.core.view().nodes.get(node).is_some_and(|seen| seen.connected) {
+                let told = ask(&self.shared, *node, &Question::Removed);
+                let _ = tokio::time::timeout(REMOVED_MAX, told).await;
+            }
             self.shut_out(*node).await;
             let secret = self.cluster.next_secret();
             self.adopt_secret(secret).await;

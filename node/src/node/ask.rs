@@ -25,6 +25,8 @@ pub(super) enum Question {
     Secrets(Vec<String>),
     /// Points of a metric of an attempt that runs there.
     Series { attempt: AttemptId, metric: String, after: u64, points: u32 },
+    /// No question: the asker has just removed the one who is told, and shuts the door next.
+    Removed,
 }
 
 /// Its answer. Never printed: it may hold secrets.
@@ -35,6 +37,8 @@ pub(super) enum Answer {
     Secrets(BTreeMap<String, String>),
     /// `None`: it does not run there, or told nothing of it.
     Series(Option<Page>),
+    /// It is known now.
+    Removed,
 }
 
 /// Asks `node`; `None`: it did not answer in time.
@@ -60,6 +64,10 @@ where
                 let points = (points as usize).min(POINTS_MAX);
                 let read = move || shared.tracks.page(attempt, &metric, after, points);
                 Answer::Series(tokio::task::spawn_blocking(read).await.unwrap_or_default())
+            }
+            Question::Removed => {
+                shared.note_removed();
+                Answer::Removed
             }
         };
         if write_word(&mut stream, &answer).await.is_err() {
@@ -87,9 +95,9 @@ mod tests {
         let points = Question::Series { attempt, metric: "loss".to_owned(), after: 3, points: 500 };
         let point = crate::track::Point { step: 3, at_unix_ms: 1_700_000_000_500, value: 0.25 };
         let page = Answer::Series(Some(Page { points: vec![point], count: 4 }));
-        let samples = [("Secrets", &question), ("Series", &points)];
+        let samples = [("Secrets", &question), ("Series", &points), ("Removed", &Question::Removed)];
         check("node.Question", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
-        let samples = [("Secrets", &answer), ("Series", &page)];
+        let samples = [("Secrets", &answer), ("Series", &page), ("Removed", &Answer::Removed)];
         check("node.Answer", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
     }
 }

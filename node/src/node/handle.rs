@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::entry::Position;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) sdk: Option<PathBuf>,
     /// This program, for jobs that submit jobs.
     pub(super) exe: PathBuf,
+    /// A member has removed this node from its cluster.
+    pub(super) is_removed: AtomicBool,
     pub(super) news: broadcast::Sender<NodeNews>,
 }
 
@@ -150,6 +153,9 @@ pub enum NodeNews {
 /// Why a node could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    /// A member has removed it from its cluster.
+    #[error("{0}")]
+    Removed(String),
     /// It ends.
     #[error("the node is shutting down; start it again with: fnode start")]
     Closing,
@@ -189,7 +195,38 @@ pub enum Resolved {
     Ambiguous(Vec<GroupId>),
 }
 
+impl Shared {
+    /// A member has removed this node: told to who listens, and kept for the next start.
+    pub(super) fn note_removed(&self) {
+        let text = removed_text(&self.cluster.1);
+        tracing::warn!("{text}");
+        let _ = self.news.send(NodeNews::Notice { text });
+        self.is_removed.store(true, Ordering::Release);
+        if let Err(error) = std::fs::write(self.home.removed(), &self.cluster.1) {
+            tracing::warn!(%error, "that this node was removed is not kept");
+        }
+    }
+}
+
+/// What a user of a removed node is told.
+pub(super) fn removed_text(cluster: &str) -> String {
+    format!(
+        "this node was removed from cluster {cluster:?}; start with another --home, or remove its data directory and join again"
+    )
+}
+
 impl NodeHandle {
+    /// Whether a member has removed this node from its cluster: nothing that is submitted here runs anywhere else.
+    ///
+    /// # Errors
+    /// [`NodeError::Removed`] when one has.
+    pub fn check_member(&self) -> Result<(), NodeError> {
+        if self.shared.is_removed.load(Ordering::Acquire) {
+            return Err(NodeError::Removed(removed_text(&self.shared.cluster.1)));
+        }
+        Ok(())
+    }
+
     /// The node's id.
     #[must_use]
     pub fn me(&self) -> NodeId {

@@ -61,6 +61,12 @@ impl Home {
         self.run().join("port")
     }
 
+    /// There when a member has removed this node from its cluster.
+    #[must_use]
+    pub fn removed(&self) -> PathBuf {
+        self.0.join("removed")
+    }
+
     /// The HTTP API's Unix socket; 0600.
     #[must_use]
     pub fn api_socket(&self) -> PathBuf {

@@ -19,7 +19,7 @@ use super::attempts::{Attempts, Context};
 use super::blob_link::BlobLink;
 use super::cluster::{Cluster, ClusterError};
 use super::config::Config;
-use super::handle::{Command, NodeHandle, Shared, unix_ms};
+use super::handle::{Command, NodeHandle, Shared, removed_text, unix_ms};
 use super::home::Home;
 use super::machine::Machine;
 use super::peers::Peers;
@@ -147,6 +147,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let blobs = BlobStore::open(&config.home.blobs())?;
     let (news, _) = broadcast::channel(NEWS_MAX);
     let mut notices = recovered.notices.clone();
+    let is_removed = config.home.removed().exists();
+    if is_removed {
+        notices.push(removed_text(&cluster.name));
+    }
     // Jobs that do not import it run all the same.
     let sdk = crate::sdk::unpack(&config.home.sdk());
     let sdk = sdk.map_err(|error| notices.push(format!("jobs cannot import foundations: {error}"))).ok();
@@ -163,6 +167,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         tracks: Tracks::default(),
         sdk,
         exe: config.exe.clone(),
+        is_removed: is_removed.into(),
         news,
     });
     tokio::spawn(serve_bulk(shared.clone(), bulk));

@@ -27,6 +27,7 @@ pub(crate) async fn submit(
 ) -> Answered<SubmitAnswer> {
     request.check()?;
     let node = &api.node;
+    node.check_member()?;
     let (view, names) = view(node).await?;
     check_places(&request, &view, &names)?;
     let group = wished_id(&request, node).await?;
@@ -55,6 +56,7 @@ pub(crate) async fn rerun(
     caller: Option<Extension<Caller>>,
     Path(id): Path<String>,
 ) -> Answered<SubmitAnswer> {
+    api.node.check_member()?;
     let id = job_id(&api.node, &id).await?;
     let (group, _) = job_records(&api.node, id).await?;
     let (view, names) = view(&api.node).await?;
