@@ -23,7 +23,9 @@ def program():
     named = os.environ.get("FNODE_TEST_BIN")
     if named:
         return named
-    built = glob.glob(os.path.join(support.REPOSITORY, "target", "*", "fnode"))
+    # Not target/doc/fnode, which is a directory of pages.
+    found = glob.glob(os.path.join(support.REPOSITORY, "target", "*", "fnode"))
+    built = [path for path in found if os.path.isfile(path) and os.access(path, os.X_OK)]
     return max(built, key=os.path.getmtime) if built else None
 
 
