@@ -133,7 +133,7 @@ fn text(submitted: &Submitted, with_next: bool) -> String {
     let held: Vec<&str> = answer.held_by.iter().map(|node| node.name.as_str()).collect();
     let held = match held.as_slice() {
         [] => String::new(),
-        [one] => format!("1 node: {one}; no other had all of it within 5 s, or there is none"),
+        [one] => format!("1 node: {one}"),
         several => format!("{} nodes: {}", several.len(), several.join(", ")),
     };
     let next = if with_next { format!("fnode logs -f {0}    fnode stop {0}", answer.id) } else { String::new() };

@@ -97,7 +97,10 @@ async fn accept(
         held_by: accepted.held_by.iter().map(|&node| names.of(node)).collect(),
         state,
         node: explanation.as_ref().and_then(|explanation| explanation.worker.clone()),
-        warning: warning(explanation.as_ref(), view),
+        warning: match warning(explanation.as_ref(), view) {
+            text if text.is_empty() => held_warning(accepted.held_by.len(), view),
+            text => text,
+        },
         explanation: explanation.filter(|explanation| explanation.state == StateWord::Queued),
     }))
 }
@@ -105,6 +108,15 @@ async fn accept(
 /// A job so short that it has ended before it could be asked after.
 fn ended_state(node: &NodeHandle, id: JobId) -> StateWord {
     node.job(id).ok().flatten().map_or(StateWord::Queued, |job| job.state().into())
+}
+
+/// What only one of several nodes has is not safe yet.
+fn held_warning(holders: usize, view: &ViewSnapshot) -> String {
+    let others = view.nodes.iter().filter(|(node, seen)| **node != view.me && seen.connected).count();
+    if holders > 1 || others == 0 {
+        return String::new();
+    }
+    "no other node had all of it within 5 s, so it is on this node alone as yet".to_owned()
 }
 
 fn warning(explanation: Option<&ExplanationWord>, view: &ViewSnapshot) -> String {
