@@ -1,34 +1,21 @@
 //! The GPU probe as a real child process over whatever Vulkan this machine has. Debian's `mesa-vulkan-drivers`
 //! gives a software adapter; without any adapter the tests say so and pass.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use node::exec::inventory::gpu::{self, AdapterKind, ProbeArgs, ProbeProgram, ProbeReport};
+use node::exec::inventory::gpu::{self, AdapterKind, ProbeProgram, ProbeReport};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// This test binary is its own child: it runs only [`the_child`], which is the probe.
-fn program(mode: &str) -> ProbeProgram {
-    let this = std::env::current_exe().expect("a test binary has a path");
-    let shell = format!("FNODE_TEST_PROBE={mode} exec \"$0\" the_child --exact --ignored --nocapture");
-    ProbeProgram::new("/bin/sh", ["-c".into(), shell.into(), this.into()])
-}
-
-#[test]
-#[ignore = "is the child of the other tests"]
-fn the_child() {
-    let args = match std::env::var("FNODE_TEST_PROBE").as_deref() {
-        Ok("measure") => ProbeArgs { json: true, benchmark: true, software: true, adapter: Some(0) },
-        Ok("hang") => loop {
-            std::thread::park();
-        },
-        _ => ProbeArgs { json: true, ..ProbeArgs::default() },
-    };
-    let _ = gpu::probe_main(&args);
+/// The probe as the daemon starts it: this program, in a process of its own.
+fn probe(flags: &[&str]) -> ProbeProgram {
+    let words = ["gpu-probe"].iter().chain(flags).map(OsString::from);
+    ProbeProgram::new(env!("CARGO_BIN_EXE_fnode"), words)
 }
 
 fn listed() -> Option<ProbeReport> {
-    let report = program("list").list(LIMIT).expect("a machine without Vulkan gives an empty list");
+    let report = probe(&[]).list(LIMIT).expect("a machine without Vulkan gives an empty list");
     if report.adapters.is_empty() {
         eprintln!("skipped: no Vulkan adapter here (apt-get install mesa-vulkan-drivers gives a software one)");
         return None;
@@ -53,13 +40,15 @@ fn software_adapters_are_recognised_and_never_counted() {
 #[test]
 fn an_adapter_is_measured_within_the_limit() {
     let Some(report) = listed() else { return };
-    let score = program("measure").benchmark(&report.adapters[0], LIMIT).expect("the first adapter can be measured");
+    let score =
+        probe(&["--software"]).benchmark(&report.adapters[0], LIMIT).expect("the first adapter can be measured");
     eprintln!("{}: {score:?}", report.adapters[0].name);
     assert!(score.is_plausible());
 }
 
 #[test]
 fn a_probe_that_hangs_is_given_up() {
-    let error = program("hang").list(Duration::from_millis(500)).expect_err("it never answers");
+    let hangs = ProbeProgram::new("/bin/sh", ["-c", "exec sleep 600"].map(OsString::from));
+    let error = hangs.list(Duration::from_millis(500)).expect_err("it never answers");
     assert!(matches!(error, gpu::ProbeError::Silent(_)), "{error}");
 }

@@ -16,7 +16,7 @@ environment, built once per node; so do uv.lock and pyproject.toml.
 
 EXAMPLES:
   fnode submit -- python train.py --epochs 10
-  fnode submit --gpus 1 --memory 16GiB --follow ~/work/mnist -- python train.py
+  fnode submit --gpus 1 --memory 16GiB --follow ~/mnist -- python train.py
   fnode submit --array 1-100 --name sweep -- sh -c 'python train.py --seed $FNODE_ARRAY_INDEX'
   fnode submit --no-bundle --wait --propagate -- nvidia-smi";
 

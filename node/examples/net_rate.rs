@@ -1,6 +1,7 @@
-//! Figures of the network on loopback, printed: `cargo test --release -p node --test swarm_figures -- --ignored --nocapture`.
-#![allow(clippy::unwrap_used, reason = "a failed test says where")]
+//! Figures of the network on loopback: `cargo run --release -p node --example net_rate`.
+#![allow(clippy::unwrap_used, reason = "a figure that cannot be taken says where")]
 
+#[path = "../tests/swarm_peer/mod.rs"]
 mod swarm_peer;
 
 use std::time::{Duration, Instant};
@@ -8,6 +9,18 @@ use std::time::{Duration, Instant};
 use node::net::BulkProtocol;
 use swarm_peer::{Peer, pair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+fn main() {
+    // A runtime each: what one leaves behind does not run while the next is measured.
+    runtime(1).block_on(round_trip_of_a_small_frame());
+    runtime(1).block_on(frames_a_second_one_way());
+    runtime(2).block_on(bulk_throughput_of_one_stream());
+    runtime(2).block_on(opening_a_bulk_stream());
+}
+
+fn runtime(threads: usize) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
+}
 
 fn quantile(mut times: Vec<Duration>, share: f64) -> Duration {
     times.sort_unstable();
@@ -27,8 +40,6 @@ fn echo(mut peer: Peer) {
     });
 }
 
-#[tokio::test]
-#[ignore = "prints figures"]
 async fn round_trip_of_a_small_frame() {
     let (mut one, two) = pair().await;
     let to = two.id();
@@ -45,8 +56,6 @@ async fn round_trip_of_a_small_frame() {
     println!("frame round trip p50 {:?} p99 {:?}", quantile(times.clone(), 0.5), quantile(times, 0.99));
 }
 
-#[tokio::test]
-#[ignore = "prints figures"]
 async fn frames_a_second_one_way() {
     const FRAMES: u32 = 200_000;
     let (one, mut two) = pair().await;
@@ -67,8 +76,6 @@ async fn frames_a_second_one_way() {
     sender.join().unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "prints figures"]
 async fn bulk_throughput_of_one_stream() {
     const TOTAL: usize = 1 << 30;
     let (one, mut two) = pair().await;
@@ -98,8 +105,6 @@ async fn bulk_throughput_of_one_stream() {
     drop(sender.await.unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "prints figures"]
 async fn opening_a_bulk_stream() {
     let (one, mut two) = pair().await;
     let to = two.id();
