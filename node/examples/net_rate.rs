@@ -12,14 +12,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn main() {
     // A runtime each: what one leaves behind does not run while the next is measured.
-    runtime(1).block_on(round_trip_of_a_small_frame());
-    runtime(1).block_on(frames_a_second_one_way());
-    runtime(2).block_on(bulk_throughput_of_one_stream());
-    runtime(2).block_on(opening_a_bulk_stream());
-}
-
-fn runtime(threads: usize) -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
+    let alone = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let two = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    alone().block_on(round_trip_of_a_small_frame());
+    alone().block_on(frames_a_second_one_way());
+    two().block_on(bulk_throughput_of_one_stream());
+    two().block_on(opening_a_bulk_stream());
 }
 
 fn quantile(mut times: Vec<Duration>, share: f64) -> Duration {

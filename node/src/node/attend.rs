@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::blobs::archive;
 use crate::exec::process;
 use crate::exec::protocol::ProcessId;
-use crate::track::Reader;
+use crate::track::last_exit;
 
 /// What of the directory is kept: a data set beside a script is no result.
 const ARCHIVE_MAX_BYTES: u64 = 1 << 30;
@@ -85,10 +85,7 @@ fn keep(directory: &Path) {
 /// As the process said in its track file.
 fn ending() -> ExitCode {
     let Some(track) = std::env::var_os("FNODE_TRACK").map(PathBuf::from) else { return ExitCode::from(UNKNOWN) };
-    let aside = track.with_extension("attended");
-    let told = Reader::new(&track, &aside).seal();
-    let _ = std::fs::remove_file(&aside);
-    match told.ok().and_then(|told| told.exit) {
+    match last_exit(&track).ok().flatten() {
         Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(UNKNOWN)),
         None => {
             println!("fnode: the process ended without saying how; it was killed");

@@ -49,6 +49,8 @@ struct Live {
     stored: Option<Instant>,
     is_dirty: bool,
     artifacts_dirty: bool,
+    /// It has ended; its last word is another's.
+    is_over: bool,
     files: Option<BundleRef>,
 }
 
@@ -89,14 +91,21 @@ impl Tracks {
             stored: None,
             is_dirty: false,
             artifacts_dirty: false,
+            is_over: false,
             files: None,
         };
         lock(&self.0).entry(attempt).or_insert_with(|| Arc::new(Mutex::new(live())));
     }
 
-    /// Nothing of `attempt` is read any more.
-    pub(super) fn end(&self, attempt: AttemptId) {
-        lock(&self.0).remove(&attempt);
+    /// Nothing of `attempt` is read any more. Returns the last revision that was told here: 0 for none.
+    pub(super) fn end(&self, attempt: AttemptId) -> u32 {
+        let live = lock(&self.0).remove(&attempt);
+        // A look that is under way is waited for, and is the last.
+        live.map_or(0, |live| {
+            let mut live = lock(&live);
+            live.is_over = true;
+            live.revision
+        })
     }
 
     /// Points of a series of an attempt that runs here; `None`: it does not, or told nothing of it. Blocks.
@@ -138,6 +147,9 @@ pub(super) async fn watch(shared: Arc<Shared>, told: mpsc::UnboundedSender<Inner
 }
 
 fn look(shared: &Shared, attempt: AttemptId, live: &mut Live) -> Option<Update> {
+    if live.is_over {
+        return None;
+    }
     match live.reader.read() {
         Ok(read) => live.is_dirty |= read,
         Err(error) => tracing::warn!(%attempt, %error, "a track file cannot be read"),
@@ -174,7 +186,7 @@ fn last_revision(shared: &Shared, attempt: AttemptId) -> u32 {
 
 /// What an attempt that has ended told in the end; `None`: nothing. Blocks.
 pub(super) fn seal(shared: &Shared, attempt: AttemptId) -> Option<Update> {
-    shared.tracks.end(attempt);
+    let told = shared.tracks.end(attempt);
     if !track_path(&shared.home, attempt).exists() {
         return None;
     }
@@ -187,7 +199,7 @@ pub(super) fn seal(shared: &Shared, attempt: AttemptId) -> Option<Update> {
         }
     };
     let files = store_files(shared, attempt, series.as_deref());
-    let revision = last_revision(shared, attempt).saturating_add(1_000);
+    let revision = told.max(last_revision(shared, attempt)).saturating_add(1);
     let tracked = Some(Tracked { revision, summary: summary.bounded(), files });
     Some(Update { attempt, tracked, tags })
 }

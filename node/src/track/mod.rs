@@ -13,5 +13,5 @@ mod reader;
 mod series;
 
 pub use line::{Line, parse};
-pub use reader::{Reader, Sealed, TagChange};
+pub use reader::{Reader, Sealed, TagChange, last_exit};
 pub use series::{Page, Point, Series, SeriesError};

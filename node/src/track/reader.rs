@@ -25,6 +25,23 @@ pub struct TagChange {
     pub value: Option<String>,
 }
 
+/// The code that a script which is no child of the runner said it ended with: among its last lines, whatever came
+/// before. `None`: it did not say.
+///
+/// # Errors
+/// What the system said.
+pub fn last_exit(track: &Path) -> io::Result<Option<i32>> {
+    let mut file = File::open(track)?;
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(2 * LINE_MAX as u64)))?;
+    let mut bytes = Vec::new();
+    file.take(2 * LINE_MAX as u64).read_to_end(&mut bytes)?;
+    Ok(bytes.rsplit(|&byte| byte == b'\n').find_map(|line| match parse(line) {
+        Some(Line::Exit(code)) => Some(code),
+        _ => None,
+    }))
+}
+
 /// Reads one track file.
 #[derive(Debug)]
 pub struct Reader {
@@ -38,7 +55,6 @@ pub struct Reader {
     is_skipping: bool,
     summary: Summary,
     tags: Vec<TagChange>,
-    exit: Option<i32>,
     artifacts_changed: bool,
 }
 
@@ -49,8 +65,6 @@ pub struct Sealed {
     pub summary: Summary,
     /// Since they were taken last.
     pub tags: Vec<TagChange>,
-    /// What a script that is no child of the runner ended with, if it said so.
-    pub exit: Option<i32>,
     /// The sealed file of points, if there are any.
     pub series: Option<PathBuf>,
 }
@@ -68,7 +82,6 @@ impl Reader {
             is_skipping: false,
             summary: Summary::default(),
             tags: Vec::new(),
-            exit: None,
             artifacts_changed: false,
         }
     }
@@ -143,7 +156,8 @@ impl Reader {
             Some(Line::Directory(key, directory)) => self.on_artifact(key, directory, String::new(), true),
             Some(Line::Record(record)) => summary.record = record,
             Some(Line::Error(error)) => summary.error = Some(error),
-            Some(Line::Exit(code)) => self.exit = Some(code),
+            // Whoever attends the process looks for it: `last_exit`.
+            Some(Line::Exit(_)) => {}
             None => summary.left_out = summary.left_out.saturating_add(1),
         }
         Ok(())
@@ -225,7 +239,7 @@ impl Reader {
             }
             None => None,
         };
-        Ok(Sealed { summary: self.summary, tags: self.tags, exit: self.exit, series })
+        Ok(Sealed { summary: self.summary, tags: self.tags, series })
     }
 }
 
@@ -251,7 +265,8 @@ mod tests {
         assert_eq!(reader.take_tags(), [TagChange { key: "best".to_owned(), value: Some("yes".to_owned()) }]);
         assert_eq!(reader.page("loss", 0, 10).unwrap().unwrap().points.len(), 2);
         let sealed = reader.seal().unwrap();
-        assert_eq!((sealed.exit, sealed.summary.left_out, sealed.summary.artifacts.len()), (Some(3), 2, 1));
+        assert_eq!((sealed.summary.left_out, sealed.summary.artifacts.len()), (2, 1));
+        assert_eq!(last_exit(&track).unwrap(), Some(3));
         assert_eq!((sealed.summary.metrics["loss"].step, sealed.summary.params["lr"].as_str()), (1, "0.1"));
         let series = Series::open(File::open(sealed.series.unwrap()).unwrap()).unwrap();
         assert_eq!(series.page("loss", 0, 10).unwrap().unwrap().points[1].value, 1.0);
