@@ -30,7 +30,7 @@ impl Checkpoints {
     ) {
         let live = view.groups.get(&attempt.job.group);
         let Some(live) = live.filter(|_| !view.has_outcome(attempt.job)) else { return };
-        let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: view.me };
+        let key = AttemptKey::of(attempt, view.me);
         let record = live.jobs.get(&attempt.job.member);
         let logged = record.and_then(|record| {
             let of_attempt = record.checkpoints.range((key, 0)..=(key, u32::MAX));

@@ -239,7 +239,7 @@ impl Coordinator {
         for &attempt in holding {
             let member = attempt.job.member;
             let record = view.groups.get(&group).and_then(|live| live.jobs.get(&member));
-            let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: from };
+            let key = AttemptKey::of(attempt, from);
             let logged = record.and_then(|record| record.attempts.get(&key));
             let over = logged.is_some_and(|logged| logged.finished.is_some());
             if over || led.decided.contains(&member) || record.is_some_and(|record| record.outcome.is_some()) {

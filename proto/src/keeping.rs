@@ -70,7 +70,7 @@ impl Left {
     #[must_use]
     pub fn of(job: JobId, record: &JobRecord) -> Option<Self> {
         let (attempt, worker) = record.outcome.as_ref()?.attempt?;
-        let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker };
+        let key = AttemptKey::of(attempt, worker);
         let attempt = record.attempts.get(&key)?;
         let finished = attempt.finished.as_ref()?;
         let log = finished.log.clone().filter(|log| !log.is_inline());

@@ -300,7 +300,7 @@ pub fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
             greatest(&mut record.tracked, tracked.clone());
         }),
         Event::CheckpointSaved { attempt, number, bundle, saved_unix_ms } => {
-            let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: author };
+            let key = AttemptKey::of(*attempt, author);
             let checkpoint = Checkpoint { bundle: *bundle, saved_unix_ms: *saved_unix_ms };
             edit_job(records, attempt.job, |record| record.add_checkpoint((key, *number), checkpoint));
         }
@@ -388,7 +388,7 @@ fn edit_job(records: &mut impl Records, job: JobId, edit: impl FnOnce(&mut JobRe
 }
 
 fn edit_attempt(records: &mut impl Records, attempt: AttemptId, worker: NodeId, edit: impl FnOnce(&mut AttemptRecord)) {
-    let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker };
+    let key = AttemptKey::of(attempt, worker);
     edit_job(records, attempt.job, |record| edit(record.attempts.entry(key).or_default()));
 }
 
@@ -503,6 +503,17 @@ impl JobRecord {
         }
     }
 
+    /// The attempt that people mean: the outcome's, else the one that runs, else the last.
+    #[must_use]
+    pub fn counted(&self) -> Option<(AttemptKey, &AttemptRecord)> {
+        let outcome = self.outcome.as_ref().and_then(|outcome| outcome.attempt);
+        let by_outcome = outcome.map(|(attempt, worker)| AttemptKey::of(attempt, worker));
+        let running = || self.running().next_back().copied();
+        let last = || self.attempts.keys().next_back().copied();
+        let key = by_outcome.or_else(running).or_else(last)?;
+        self.attempts.get_key_value(&key).map(|(key, attempt)| (*key, attempt))
+    }
+
     /// Attempts that started and have neither ended nor been given up.
     pub fn running(&self) -> impl DoubleEndedIterator<Item = &AttemptKey> {
         self.attempts.iter().filter(|(_, attempt)| attempt.is_running()).map(|(key, _)| key)
@@ -530,6 +541,12 @@ impl AttemptRecord {
 }
 
 impl AttemptKey {
+    /// The key of `attempt` as it was claimed by `worker`.
+    #[must_use]
+    pub fn of(attempt: AttemptId, worker: NodeId) -> Self {
+        Self { epoch: attempt.epoch, number: attempt.number, worker }
+    }
+
     /// The attempt's id within `job`.
     #[must_use]
     pub fn id(&self, job: JobId) -> AttemptId {

@@ -8,8 +8,8 @@ use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::{
-    AttemptRecord, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, ProjectRecord, Record, RecordKey, Records,
-    Tally, apply, merge,
+    AttemptKey, AttemptRecord, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, Outcome, ProjectRecord,
+    Record, RecordKey, Records, Tally, apply, merge,
 };
 use crate::blob::ContentId;
 use crate::entry::{Identity, VerifiedEntry};
@@ -400,4 +400,29 @@ fn entries_that_come_after_a_merge_fold_as_ever() {
         }
         assert!(records == fold_in_random_order(logs, &mut rng), "seed {seed}");
     }
+}
+
+#[test]
+fn the_attempt_that_people_mean_is_the_outcomes_else_one_that_runs_else_the_last() {
+    let group = GroupId([1; 16]);
+    let (one, two) = (crate::NodeId([1; 32]), crate::NodeId([2; 32]));
+    let attempt = |number| AttemptId { job: JobId { group, member: Member::Only }, epoch: 1, number };
+    let mut record = JobRecord::default();
+    assert_eq!(record.counted(), None);
+    let key = |number, worker| AttemptKey::of(attempt(number), worker);
+    for (number, worker) in [(1, one), (2, two), (3, one)] {
+        record.attempts.insert(key(number, worker), AttemptRecord::default());
+    }
+    let counted = |record: &JobRecord| record.counted().map(|(key, _)| key);
+    assert_eq!(counted(&record), Some(key(3, one)), "the last");
+    record.attempts.get_mut(&key(2, two)).expect("there").started_unix_ms = Some(5);
+    assert_eq!(counted(&record), Some(key(2, two)), "the one that runs");
+    record.outcome = Some(Outcome {
+        claim: super::Claim { epoch: 1, coordinator: one },
+        position: crate::entry::Position { log: crate::entry::LogId { author: one, incarnation: 1 }, seq: 1 },
+        hlc: Hlc::default(),
+        attempt: Some((attempt(1), one)),
+        ending: Ending::Exited { code: 0 },
+    });
+    assert_eq!(counted(&record), Some(key(1, one)), "the outcome's");
 }

@@ -240,7 +240,7 @@ impl Worker {
 
     /// Held, or ended here before: then its end is in the log, or on its way there.
     fn knows(&self, attempt: AttemptId, view: &View) -> bool {
-        let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: view.me };
+        let key = AttemptKey::of(attempt, view.me);
         let record = view.groups.get(&attempt.job.group).and_then(|group| group.jobs.get(&attempt.job.member));
         self.slots.contains_key(&attempt)
             || self.ending.contains(&attempt)

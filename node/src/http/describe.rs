@@ -19,7 +19,7 @@ use super::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobWord, S
 use super::words::node::{AcceptingWord, GpuWord, NodeRef, NodeWord, PresenceWord};
 use super::words::submit::{AfterWord, EnvironmentWord};
 use super::words::track::TrackedWord;
-use crate::node::{ViewSnapshot, told};
+use crate::node::ViewSnapshot;
 
 /// Names of nodes, also of those that are gone.
 #[derive(Clone, Debug, Default)]
@@ -166,13 +166,13 @@ pub(crate) fn job_line(
         line.archived |= is_archived(&job.marks);
         line.tags.extend(tags(&job.marks));
     }
-    if let Some((key, attempt)) = counted(job) {
+    if let Some((key, attempt)) = job.counted() {
         line.node = Some(names.of(key.worker));
         let finished = attempt.finished.as_deref();
         line.started_unix_ms = started(attempt);
         line.ended_unix_ms = finished.map(|finished| finished.ended_unix_ms);
     }
-    if let Some((_, AttemptRecord { tracked: Some(tracked), .. })) = told::counted(job) {
+    if let Some((_, AttemptRecord { tracked: Some(tracked), .. })) = job.counted() {
         line.told = TrackedWord::from(&tracked.summary);
     }
     if let Some(outcome) = &job.outcome {
@@ -185,19 +185,6 @@ pub(crate) fn job_line(
 /// Whether only this node is known to have how it ended.
 pub(crate) fn is_provisional(job: &JobRecord, view: &ViewSnapshot) -> bool {
     job.outcome.as_ref().is_some_and(|outcome| !view.is_held(outcome.position))
-}
-
-/// The attempt that people mean: the outcome's, else the one that runs, else the last.
-pub(crate) fn counted(job: &JobRecord) -> Option<(AttemptKey, &AttemptRecord)> {
-    let by_outcome = job.outcome.as_ref().and_then(|outcome| outcome.attempt).map(|(attempt, worker)| AttemptKey {
-        epoch: attempt.epoch,
-        number: attempt.number,
-        worker,
-    });
-    let running = || job.running().last().copied();
-    let last = || job.attempts.keys().next_back().copied();
-    let key = by_outcome.or_else(running).or_else(last)?;
-    job.attempts.get_key_value(&key).map(|(key, attempt)| (*key, attempt))
 }
 
 fn started(attempt: &AttemptRecord) -> Option<u64> {
@@ -223,7 +210,7 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
     let own = job.filter(|_| matches!(id.member, Member::Index(_))).map(|job| &job.marks);
     let kept = |marks: &Marks| marks.kept.is_some_and(|(_, kept)| kept);
     let note = |marks: &Marks| marks.note.as_ref().map(|(_, note)| note.clone()).filter(|note| !note.is_empty());
-    let outputs = job.and_then(counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
+    let outputs = job.and_then(JobRecord::counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
     JobWord {
         cpu_milli: asked.cpu_milli,
         memory_bytes: asked.memory.0,
@@ -282,7 +269,7 @@ pub(crate) fn bundle(bundle: BundleRef) -> BundleWord {
 }
 
 fn attempts(job: &JobRecord, names: &Names) -> Vec<AttemptWord> {
-    let counts = job.outcome.is_some().then(|| counted(job).map(|(key, _)| key)).flatten();
+    let counts = job.outcome.is_some().then(|| job.counted().map(|(key, _)| key)).flatten();
     let word = |(key, attempt): (&AttemptKey, &AttemptRecord)| {
         let finished: Option<&AttemptFinished> = attempt.finished.as_deref();
         let lost = attempt.lost.map(Ending::Lost);

@@ -319,7 +319,7 @@ fn variables(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> BTr
 
 /// Whether the log has how this attempt ended here.
 pub(super) fn is_recorded(shared: &Shared, attempt: AttemptId) -> bool {
-    let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: shared.me };
+    let key = AttemptKey::of(attempt, shared.me);
     match shared.store.record(&RecordKey::Job(attempt.job)) {
         Ok(Some(Record::Job(record))) => record.attempts.get(&key).is_some_and(|known| known.finished.is_some()),
         _ => false,

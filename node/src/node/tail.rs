@@ -113,11 +113,11 @@ async fn find(node: &NodeHandle, job: JobId, wanted: Option<AttemptKey>) -> Resu
 
 /// The attempt that counts: the wanted one, else the outcome's, else the last that did anything.
 fn source_of(job: JobId, record: &JobRecord, wanted: Option<AttemptKey>) -> Option<Source> {
-    let counted = record.outcome.as_ref().and_then(|outcome| outcome.attempt).map(|(attempt, worker)| AttemptKey {
-        epoch: attempt.epoch,
-        number: attempt.number,
-        worker,
-    });
+    let counted = record
+        .outcome
+        .as_ref()
+        .and_then(|outcome| outcome.attempt)
+        .map(|(attempt, worker)| AttemptKey::of(attempt, worker));
     let running = record.running().next_back().copied();
     let last = record.attempts.keys().next_back().copied();
     let key = match wanted.or(counted) {

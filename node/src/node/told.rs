@@ -2,7 +2,7 @@
 //! ended from the bundle that it left, wherever that lies.
 
 use proto::blob::FileKind;
-use proto::record::{AttemptKey, AttemptRecord, JobRecord};
+use proto::record::JobRecord;
 use proto::{ContentId, JobId, Manifest};
 
 use super::ask::{Answer, Question, ask};
@@ -12,19 +12,6 @@ use crate::track::{Page, Series};
 
 /// Most points in one answer.
 pub(crate) const POINTS_MAX: usize = 5_000;
-
-/// The attempt whose word counts: the outcome's, else the last that told anything.
-pub(crate) fn counted(record: &JobRecord) -> Option<(AttemptKey, &AttemptRecord)> {
-    let outcome = record.outcome.as_ref().and_then(|outcome| outcome.attempt);
-    let key = outcome.map(|(attempt, worker)| AttemptKey { epoch: attempt.epoch, number: attempt.number, worker });
-    match key.and_then(|key| record.attempts.get_key_value(&key)) {
-        Some((key, attempt)) => Some((*key, attempt)),
-        None => {
-            let last = record.attempts.iter().rev().find(|(_, attempt)| attempt.tracked.is_some());
-            last.or_else(|| record.attempts.iter().next_back()).map(|(key, attempt)| (*key, attempt))
-        }
-    }
-}
 
 /// Points of one metric from number `after` on, at most about `points`; `None`: the job told none of that name.
 pub(super) async fn series(
@@ -36,7 +23,7 @@ pub(super) async fn series(
 ) -> Result<Option<Page>, NodeError> {
     let points = points.clamp(2, POINTS_MAX);
     let Some(record) = node.job(job)? else { return Ok(None) };
-    let Some((key, attempt)) = counted(&record) else { return Ok(None) };
+    let Some((key, attempt)) = record.counted() else { return Ok(None) };
     if let Some(files) = attempt.tracked.as_ref().and_then(|tracked| tracked.files)
         && let Some((content, size)) = file(&node.fetch_manifest(files.manifest).await?, SERIES_FILE)
     {
@@ -82,7 +69,7 @@ pub(super) async fn artifacts(
     node: &NodeHandle,
     record: &JobRecord,
 ) -> Result<Vec<(String, ContentId, u64)>, NodeError> {
-    let Some((_, attempt)) = counted(record) else { return Ok(Vec::new()) };
+    let Some((_, attempt)) = record.counted() else { return Ok(Vec::new()) };
     let Some(files) = attempt.tracked.as_ref().and_then(|tracked| tracked.files) else { return Ok(Vec::new()) };
     let manifest = node.fetch_manifest(files.manifest).await?;
     let artifact = |file: &proto::ManifestFile| match file.kind {

@@ -174,7 +174,7 @@ fn look(shared: &Shared, attempt: AttemptId, live: &mut Live) -> Option<Update> 
 
 /// The revision that the log has: an earlier life of this daemon may have told some.
 fn last_revision(shared: &Shared, attempt: AttemptId) -> u32 {
-    let key = AttemptKey { epoch: attempt.epoch, number: attempt.number, worker: shared.me };
+    let key = AttemptKey::of(attempt, shared.me);
     match shared.store.record(&RecordKey::Job(attempt.job)) {
         Ok(Some(Record::Job(record))) => {
             let tracked = record.attempts.get(&key).and_then(|known| known.tracked.as_ref());

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response, Sse};
 use futures::{Stream, StreamExt as _};
 use proto::blob::FileKind;
 use proto::job::BundleRef;
+use proto::record::JobRecord;
 use proto::{ContentId, JobId, Manifest, Member};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,7 +23,6 @@ use tokio_util::io::ReaderStream;
 use super::events::KEEP_ALIVE;
 use super::{Answered, has_ended, job_id, job_records};
 use crate::blobs::{BlobError, FetchProgress};
-use crate::http::describe;
 use crate::http::refusal::{Raw, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::blob::{BlobAnswer, BundleAnswer, FetchEvent, OutputFile, OutputKind, Outputs};
@@ -207,7 +207,7 @@ async fn kept(node: &NodeHandle, id: &str) -> Result<(JobId, BundleRef), Refusal
         let hint = format!("name one of its jobs, as in: fnode job get {id}/1");
         return Err(ErrorWord::bad_input(format!("job {id} is an array, whose jobs have files each"), hint).into());
     }
-    let kept = job.as_ref().and_then(describe::counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
+    let kept = job.as_ref().and_then(JobRecord::counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
     let Some(bundle) = kept else {
         let (code, message, hint) = if has_ended(id, &group, job.as_ref()) {
             (

@@ -146,11 +146,11 @@ async fn current(node: &NodeHandle, job: JobId, record: Option<&JobRecord>) -> R
     if let Some(record) = record
         && (record.outcome.is_some() || record.running().next().is_some())
     {
-        return Ok(describe::counted(record).map(|(key, _)| key));
+        return Ok(record.counted().map(|(key, _)| key));
     }
     let told = node.explain(job).await?;
     let on_its_way = told.and_then(|told| told.attempt.zip(told.worker));
-    Ok(on_its_way.map(|(attempt, worker)| AttemptKey { epoch: attempt.epoch, number: attempt.number, worker }))
+    Ok(on_its_way.map(|(attempt, worker)| AttemptKey::of(attempt, worker)))
 }
 
 fn by_name(record: &JobRecord, (epoch, number): (u32, u32)) -> Option<AttemptKey> {

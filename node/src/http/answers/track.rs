@@ -72,7 +72,7 @@ pub(crate) async fn artifact(
 /// The files of a job's artifacts under the names that the job gave them.
 pub(crate) async fn of(node: &NodeHandle, job: Option<&JobRecord>) -> Result<Vec<ArtifactWord>, Refusal> {
     let Some(job) = job else { return Ok(Vec::new()) };
-    let Some((_, AttemptRecord { tracked: Some(tracked), .. })) = told::counted(job) else { return Ok(Vec::new()) };
+    let Some((_, AttemptRecord { tracked: Some(tracked), .. })) = job.counted() else { return Ok(Vec::new()) };
     let files = node.artifacts(job).await?;
     let word = |(filename, content, size): (String, proto::ContentId, u64)| {
         let note = note_of(&tracked.summary, &filename);
