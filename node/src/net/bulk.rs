@@ -50,8 +50,6 @@ pub enum BulkProtocol {
     Blobs,
     /// Live logs and metrics.
     Tail,
-    /// Who has what a job left.
-    Held,
     /// Services and workspaces.
     Tunnel,
     /// Questions between nodes.

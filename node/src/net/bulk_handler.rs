@@ -54,7 +54,7 @@ pub(super) struct BulkName {
 }
 
 impl BulkProtocol {
-    const ALL: [Self; 5] = [Self::Blobs, Self::Tail, Self::Held, Self::Tunnel, Self::Ask];
+    const ALL: [Self; 4] = [Self::Blobs, Self::Tail, Self::Tunnel, Self::Ask];
 
     /// Its name and version on the wire.
     #[must_use]
@@ -62,7 +62,6 @@ impl BulkProtocol {
         match self {
             Self::Blobs => "/fnode/blobs/1",
             Self::Tail => "/fnode/tail/1",
-            Self::Held => "/fnode/held/1",
             Self::Tunnel => "/fnode/tunnel/1",
             Self::Ask => "/fnode/ask/1",
         }
@@ -72,7 +71,6 @@ impl BulkProtocol {
         match self {
             Self::Blobs => &[Self::Blobs],
             Self::Tail => &[Self::Tail],
-            Self::Held => &[Self::Held],
             Self::Tunnel => &[Self::Tunnel],
             Self::Ask => &[Self::Ask],
         }

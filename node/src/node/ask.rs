@@ -9,6 +9,7 @@ use proto::{AttemptId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::copies::{self, HeldRequest};
 use super::handle::Shared;
 use super::tail::{read_word, write_word};
 use super::told::POINTS_MAX;
@@ -25,6 +26,8 @@ pub(super) enum Question {
     Secrets(Vec<String>),
     /// Points of a metric of an attempt that runs there.
     Series { attempt: AttemptId, metric: String, after: u64, points: u32 },
+    /// Whether all that a job left is there.
+    Held(HeldRequest),
     /// No question: the asker has just removed the one who is told, and shuts the door next.
     Removed,
 }
@@ -37,6 +40,8 @@ pub(super) enum Answer {
     Secrets(BTreeMap<String, String>),
     /// `None`: it does not run there, or told nothing of it.
     Series(Option<Page>),
+    /// Whether it is.
+    Held(bool),
     /// It is known now.
     Removed,
 }
@@ -65,6 +70,7 @@ where
                 let read = move || shared.tracks.page(attempt, &metric, after, points);
                 Answer::Series(tokio::task::spawn_blocking(read).await.unwrap_or_default())
             }
+            Question::Held(request) => Answer::Held(copies::answer(&shared, request).await),
             Question::Removed => {
                 shared.note_removed();
                 Answer::Removed
@@ -79,6 +85,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::attack::attack;
     use crate::harness::golden::{Sample, check};
 
     fn written(word: &impl Serialize) -> Vec<u8> {
@@ -95,9 +102,24 @@ mod tests {
         let points = Question::Series { attempt, metric: "loss".to_owned(), after: 3, points: 500 };
         let point = crate::track::Point { step: 3, at_unix_ms: 1_700_000_000_500, value: 0.25 };
         let page = Answer::Series(Some(Page { points: vec![point], count: 4 }));
-        let samples = [("Secrets", &question), ("Series", &points), ("Removed", &Question::Removed)];
+        let held = Question::Held(HeldRequest::sample());
+        let samples = [("Secrets", &question), ("Series", &points), ("Held", &held), ("Removed", &Question::Removed)];
         check("node.Question", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
-        let samples = [("Secrets", &answer), ("Series", &page), ("Removed", &Answer::Removed)];
+        let here = Answer::Held(true);
+        let samples = [("Secrets", &answer), ("Series", &page), ("Held", &here), ("Removed", &Answer::Removed)];
         check("node.Answer", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_place_of_a_question_or_an_answer_do_no_harm() {
+        let secrets = Question::Secrets(vec!["TOKEN".to_owned()]);
+        for question in [secrets, Question::Held(HeldRequest::sample()), Question::Removed] {
+            attack("Question", &written(&question), |mut bytes: &[u8]| {
+                futures::executor::block_on(read_word::<Question>(&mut bytes)).is_ok() && bytes.is_empty()
+            });
+        }
+        attack("Answer", &written(&Answer::Held(true)), |mut bytes: &[u8]| {
+            futures::executor::block_on(read_word::<Answer>(&mut bytes)).is_ok() && bytes.is_empty()
+        });
     }
 }

@@ -9,14 +9,12 @@ use proto::keeping::Left;
 use proto::record::JobRecord;
 use proto::{ContentId, JobId, NodeId};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
+use super::ask::{Answer, Question, ask};
 use super::bundle::{contents, read_manifest};
 use super::handle::{NodeError, Shared};
-use super::tail::{read_word, write_word};
 use crate::blobs::BlobStore;
-use crate::net::BulkProtocol;
 use crate::store::{GroupFilter, Store, StoreError};
 
 /// A node that does not say by then what it has counts as not having it.
@@ -30,12 +28,18 @@ const BATCH: usize = 500;
 
 /// Asks a node whether it has all of this.
 #[derive(Debug, Serialize, Deserialize)]
-struct HeldRequest {
+pub(super) struct HeldRequest {
     log: Option<ContentId>,
     bundles: Vec<ContentId>,
 }
 
 impl HeldRequest {
+    /// Of a log and a bundle, for tests of the words.
+    #[cfg(test)]
+    pub(super) fn sample() -> Self {
+        Self { log: Some(crate::samples::content(0xcc)), bundles: vec![crate::samples::content(0xaa)] }
+    }
+
     fn about(left: &Left) -> Self {
         let bundles = left.outputs.iter().chain(&left.tracked).map(|bundle| bundle.manifest).collect();
         Self { log: left.log.as_ref().map(|log| log.content), bundles }
@@ -88,31 +92,19 @@ pub(super) async fn is_here(shared: &Arc<Shared>, left: &Left) -> bool {
 pub(super) async fn holders(shared: &Arc<Shared>, left: &Left, nodes: &[NodeId]) -> BTreeSet<NodeId> {
     let mut asked = JoinSet::new();
     for &node in nodes {
-        let (net, request) = (shared.net.clone(), HeldRequest::about(left));
+        let (shared, question) = (shared.clone(), Question::Held(HeldRequest::about(left)));
         asked.spawn(async move {
-            let asking = async {
-                let mut stream = net.open_bulk(node, BulkProtocol::Held).await.map_err(std::io::Error::other)?;
-                write_word(&mut stream, &request).await?;
-                read_word::<bool>(&mut stream).await
-            };
-            matches!(tokio::time::timeout(ASK_MAX, asking).await, Ok(Ok(true))).then_some(node)
+            let asking = tokio::time::timeout(ASK_MAX, ask(&shared, node, &question));
+            matches!(asking.await, Ok(Some(Answer::Held(true)))).then_some(node)
         });
     }
     asked.join_all().await.into_iter().flatten().collect()
 }
 
-/// Answers requests of one peer until it closes the stream.
-pub(super) async fn serve<S>(shared: &Arc<Shared>, mut stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    while let Ok(request) = read_word::<HeldRequest>(&mut stream).await {
-        let blobs = shared.blobs.clone();
-        let found = tokio::task::spawn_blocking(move || request.found(&blobs).is_some()).await.unwrap_or(false);
-        if write_word(&mut stream, &found).await.is_err() {
-            return;
-        }
-    }
+/// Whether all of it is on this disk.
+pub(super) async fn answer(shared: &Arc<Shared>, request: HeldRequest) -> bool {
+    let blobs = shared.blobs.clone();
+    tokio::task::spawn_blocking(move || request.found(&blobs).is_some()).await.unwrap_or(false)
 }
 
 /// What the newest jobs left that ended at `oldest_unix_ms` or later; deleted ones left out. Blocks.
@@ -151,40 +143,4 @@ pub(super) fn review(store: &Store, oldest_unix_ms: u64) -> Result<Vec<Left>, St
 /// When it ended, by its coordinator's clock.
 fn ended_unix_ms(record: &JobRecord) -> Option<u64> {
     record.outcome.as_ref().map(|outcome| outcome.hlc.unix_ms)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::harness::attack::attack;
-    use crate::harness::golden::{Sample, check};
-    use crate::samples;
-
-    fn written(word: &impl Serialize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        futures::executor::block_on(write_word(&mut bytes, word)).expect("a Vec takes all");
-        bytes
-    }
-
-    fn request() -> HeldRequest {
-        HeldRequest { log: Some(samples::content(0xcc)), bundles: vec![samples::content(0xaa)] }
-    }
-
-    #[test]
-    fn golden_held() {
-        let outputs = HeldRequest { log: None, ..request() };
-        let samples = [
-            Sample::new("request", &request(), written(&request())),
-            Sample::new("request: outputs alone", &outputs, written(&outputs)),
-            Sample::new("answer", &true, written(&true)),
-        ];
-        check("node.Held", &samples);
-    }
-
-    #[test]
-    fn hostile_bytes_in_the_place_of_a_request_do_no_harm() {
-        attack("HeldRequest", &written(&request()), |mut bytes: &[u8]| {
-            futures::executor::block_on(read_word::<HeldRequest>(&mut bytes)).is_ok() && bytes.is_empty()
-        });
-    }
 }

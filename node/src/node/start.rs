@@ -398,7 +398,6 @@ async fn serve_bulk(shared: Arc<Shared>, mut inbound: mpsc::Receiver<net::Inboun
                 }
                 net::BulkProtocol::Tail => super::tail::serve(shared.clone(), stream).await,
                 net::BulkProtocol::Ask => super::ask::serve(shared.clone(), stream).await,
-                net::BulkProtocol::Held => super::copies::serve(&shared, stream).await,
                 net::BulkProtocol::Tunnel => tracing::debug!("tunnels are not served yet"),
             }
             drop(permit);
