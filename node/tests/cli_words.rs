@@ -14,6 +14,7 @@ fn help_goes_to_standard_output_and_shows_examples() {
         let text = node.ok(&args);
         assert!(text.contains("EXAMPLES") && text.contains("--json"), "{args:?}: {text}");
     }
+    assert_eq!(node.ok(&["help", "submit"]), node.ok(&["submit", "--help"]));
     assert_eq!(node.ok(&["--version"]), format!("fnode {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(node.ok(&["version"]), format!("fnode {}\n", env!("CARGO_PKG_VERSION")));
 }
@@ -42,6 +43,7 @@ fn wrong_amounts_are_told_before_anything_is_sent() {
         ("--cpus", "20000", "not a number of CPUs"),
         ("--memory", "0", "zero bytes"),
         ("--memory", "-4GiB", "not a size"),
+        ("--memory", "16", "16 bytes are too little for any process; did you mean 16GiB?"),
         ("--memory", "much", "not a size; write for example 512MiB or 16GiB"),
         ("--memory", "9999TiB", "more than any machine has"),
         ("--gpus", "-1", "not a number of GPUs"),

@@ -23,7 +23,6 @@ use super::values;
     name = "fnode",
     version,
     propagate_version = false,
-    disable_help_subcommand = true,
     subcommand_required = true,
     max_term_width = 110,
     after_help = "EXAMPLES:\n  fnode start                          start a node; prints how to invite the next one\n  \

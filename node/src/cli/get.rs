@@ -19,6 +19,7 @@ use super::client::{Client, segment};
 use super::error::CliError;
 use super::exit::Exit;
 use super::output::Output;
+use super::time::counted;
 use crate::http::words::blob::{FetchEvent, OutputFile, OutputKind, Outputs};
 
 /// What was copied.
@@ -58,7 +59,7 @@ pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> R
         total_bytes: outputs.total_bytes,
     };
     output.print(&got, |got| {
-        format!("{} files, {} of job {} are in {}", got.files, ByteSize(got.total_bytes), got.job, got.dir)
+        format!("{}, {} of job {} are in {}", counted(got.files, "file"), ByteSize(got.total_bytes), got.job, got.dir)
     })?;
     Ok(Exit::Done)
 }

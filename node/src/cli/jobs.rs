@@ -12,7 +12,7 @@ use super::cluster::print_done;
 use super::error::CliError;
 use super::exit::Exit;
 use super::output::{Output, fields, say, table};
-use super::time::{ago, date, length, now_unix_ms};
+use super::time::{ago, counted, date, length, now_unix_ms};
 use super::{follow, get, track};
 use crate::http::words::Done;
 use crate::http::words::explain::ExplanationWord;
@@ -198,8 +198,8 @@ fn job_text(job: &JobWord) -> String {
     let size = |bytes: u64| if bytes == 0 { String::new() } else { ByteSize(bytes).to_string() };
     let bundle = |bundle: &crate::http::words::blob::BundleWord| {
         format!(
-            "{} files, {}, {}",
-            bundle.files,
+            "{}, {}, {}",
+            counted(bundle.files, "file"),
             ByteSize(bundle.total_bytes),
             &bundle.manifest[..bundle.manifest.len().min(10)]
         )
@@ -260,7 +260,7 @@ fn job_text(job: &JobWord) -> String {
 fn checkpoint_text(checkpoint: &CheckpointWord) -> String {
     let CheckpointWord { attempt, node, saved_unix_ms, total_bytes, files } = checkpoint;
     let at = date(*saved_unix_ms);
-    format!("{files} files, {} of attempt {attempt} on {}, {at}", ByteSize(*total_bytes), node.name)
+    format!("{}, {} of attempt {attempt} on {}, {at}", counted(*files, "file"), ByteSize(*total_bytes), node.name)
 }
 
 /// Who has what it left.

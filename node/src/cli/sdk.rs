@@ -36,9 +36,9 @@ pub(crate) fn install(args: &SdkInstallArgs, output: Output) -> Result<Exit, Cli
     let installed = Installed { directory, files: written.len() };
     output.print(&installed, |installed| {
         format!(
-            "foundations is in {} ({} files); try: python3 -c 'import foundations'",
+            "foundations is in {} ({}); try: python3 -c 'import foundations'",
             installed.directory.display(),
-            installed.files
+            super::time::counted(installed.files, "file")
         )
     })?;
     Ok(Exit::Done)

@@ -12,7 +12,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::follow::{self, Start};
 use super::output::{Output, fields, say};
-use super::time::now_unix_ms;
+use super::time::{counted, now_unix_ms};
 use crate::http::words::error::ErrorCode;
 use crate::http::words::job::{JobWord, StateWord};
 use crate::http::words::node::NodeInfo;
@@ -128,7 +128,11 @@ fn text(submitted: &Submitted, with_next: bool) -> String {
     let jobs = if answer.jobs > 1 { format!("{} ({} jobs)", answer.id, answer.jobs) } else { answer.id.clone() };
     let bundle = submitted.bundle.as_ref().map(|bundle| {
         let (all, sent) = (ByteSize(bundle.total_bytes), ByteSize(submitted.sent_bytes));
-        format!("{} files, {all}; {sent} sent, and a manifest of {}", bundle.files, ByteSize(bundle.manifest_bytes))
+        format!(
+            "{}, {all}; {sent} sent, and a manifest of {}",
+            counted(bundle.files, "file"),
+            ByteSize(bundle.manifest_bytes)
+        )
     });
     let held: Vec<&str> = answer.held_by.iter().map(|node| node.name.as_str()).collect();
     let held = match held.as_slice() {

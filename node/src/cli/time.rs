@@ -32,6 +32,20 @@ pub(crate) fn length(ms: u64) -> String {
     }
 }
 
+/// A length that somebody chose, so that it can be given again: `90d`, `2h30m`.
+pub(crate) fn exact(length: Duration) -> String {
+    let s = length.as_secs();
+    let parts = [(s / 86_400, "d"), (s / 3_600 % 24, "h"), (s / 60 % 60, "m"), (s % 60, "s")];
+    let text: String =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if text.is_empty() { format!("{}ms", length.as_millis()) } else { text }
+}
+
+/// `1 file`, `3 files`.
+pub(crate) fn counted<N: std::fmt::Display + PartialEq + From<u8>>(count: N, one: &str) -> String {
+    if count == N::from(1) { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
 fn short(ms: u64) -> String {
     let s = ms / 1_000;
     match s {
@@ -53,6 +67,9 @@ mod tests {
         {
             assert_eq!(length(ms), text);
         }
+        let chosen = [(90 * 86_400, "90d"), (9_000, "2h30m"), (61, "1m1s"), (0, "0ms")];
+        assert!(chosen.iter().all(|&(s, text)| exact(Duration::from_secs(s)) == text));
+        assert_eq!([counted(1_u64, "file"), counted(0_u32, "file")], ["1 file", "0 files"]);
         assert_eq!(ago(1_000, 181_000), "3m");
         assert_eq!(ago(5_000, 1_000), "0s");
         assert_eq!(date(1_700_000_000_000), "2023-11-14 22:13:20 UTC");

@@ -12,6 +12,9 @@ use crate::http::words::submit::{
     check_variable, parse_array,
 };
 
+/// A number without a unit below this is taken for a forgotten unit, not for bytes.
+const MEMORY_MIN: ByteSize = ByteSize(1 << 16);
+
 /// `KEY` and `VALUE` of `KEY=VALUE`.
 pub(crate) type Pair = (String, String);
 
@@ -38,12 +41,22 @@ pub(crate) fn cpus(text: &str) -> Result<u32, String> {
 
 /// An amount of memory above zero.
 pub(crate) fn memory(text: &str) -> Result<ByteSize, String> {
-    bounded_size(text, MEMORY_MAX)
+    memory_size(text, MEMORY_MAX)
 }
 
 /// An amount of a graphics processor's memory above zero.
 pub(crate) fn gpu_memory(text: &str) -> Result<ByteSize, String> {
-    bounded_size(text, GPU_MEMORY_MAX)
+    memory_size(text, GPU_MEMORY_MAX)
+}
+
+/// `16` means bytes, and was surely not meant so.
+fn memory_size(text: &str, max: ByteSize) -> Result<ByteSize, String> {
+    let size = bounded_size(text, max)?;
+    let unit_forgotten = text.trim().bytes().all(|byte| byte.is_ascii_digit()) && size < MEMORY_MIN;
+    if unit_forgotten {
+        return Err(format!("{} bytes are too little for any process; did you mean {0}GiB?", text.trim()));
+    }
+    Ok(size)
 }
 
 /// An amount of disk above zero.
@@ -85,16 +98,22 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(length)
 }
 
-/// A length of time until now, or a time in UTC: the day may be left out, and so may the seconds. In milliseconds since
+/// A length of time until now, or a time in UTC: the day may be left out, and so may the time or its seconds. In milliseconds since
 /// 1970.
 pub(crate) fn since(text: &str) -> Result<u64, String> {
     let now = now_unix_ms();
     if let Ok(length) = duration(text) {
         return Ok(now.saturating_sub(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)));
     }
-    let refuse = || "neither a duration nor a time; write for example 15m, 15:04 or \"2026-11-21 15:04:05\"".to_owned();
+    let refuse = || {
+        "neither a duration nor a time; write for example 15m, 15:04, 2026-11-21 or \"2026-11-21 15:04:05\"".to_owned()
+    };
     let time = text.trim().trim_end_matches(" UTC");
-    let time = if time.contains('-') { time.to_owned() } else { format!("{} {time}", &date(now)[..10]) };
+    let time = match (time.contains('-'), time.contains(':')) {
+        (true, true) => time.to_owned(),
+        (true, false) => format!("{time} 00:00:00"),
+        (false, _) => format!("{} {time}", &date(now)[..10]),
+    };
     let time = if time.matches(':').count() == 1 { format!("{}:00", time.trim_end_matches('Z')) } else { time };
     let at = humantime::parse_rfc3339_weak(&time).map_err(|_| refuse())?;
     let at = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| refuse())?;
@@ -201,6 +220,8 @@ mod tests {
     #[test]
     fn sizes_have_bounds() {
         assert_eq!(memory("16GiB"), Ok(ByteSize(16 << 30)));
+        assert_eq!(memory("16").unwrap_err(), "16 bytes are too little for any process; did you mean 16GiB?");
+        assert_eq!(memory("1073741824"), Ok(ByteSize(1 << 30)));
         for text in ["0", "-1GiB", "lots", "900000TiB", "", "1XB"] {
             assert!(memory(text).is_err(), "{text}");
         }
@@ -225,6 +246,7 @@ mod tests {
         assert_eq!(at("2025-03-04T05:06:07Z").as_deref(), Ok("2025-03-04 05:06:07 UTC"));
         assert_eq!(at("2025-03-04 05:06").as_deref(), Ok("2025-03-04 05:06:00 UTC"));
         assert_eq!(at("2025-03-04 05:06:07 UTC").as_deref(), Ok("2025-03-04 05:06:07 UTC"), "as it is printed");
+        assert_eq!(at("2025-03-04").as_deref(), Ok("2025-03-04 00:00:00 UTC"));
         let now = now_unix_ms();
         let midnight = since("00:00").expect("a time of today");
         let midnights = [now, now_unix_ms()].map(|now| now - now % 86_400_000);

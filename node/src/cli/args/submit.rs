@@ -69,7 +69,7 @@ pub(crate) struct SubmitArgs {
     /// A variable for the job; repeatable
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = values::variable, help_heading = "What it gets")]
     pub(crate) env: Vec<Pair>,
-    /// A secret of the running node that becomes a variable (fnode secret); repeatable
+    /// A secret kept here or on the running node (fnode secret set) that becomes a variable; repeatable
     #[arg(long = "secret", value_name = "NAME", value_parser = values::secret_name, help_heading = "What it gets")]
     pub(crate) secrets: Vec<String>,
     /// Parameters that the job finds in a file: a JSON file, or JSON text
