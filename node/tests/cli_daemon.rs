@@ -164,6 +164,46 @@ fn a_job_that_fits_nowhere_waits_and_says_why() {
 }
 
 #[test]
+fn a_job_waits_for_the_node_that_has_its_data() {
+    let node = Node::started("alpha");
+    let data = node.file("imagenet");
+    let data = data.to_str().unwrap();
+    let ran = node.run(&["submit", "--no-bundle", "--project", "p", "--json", "--data", data, "--", "true"]);
+    let warning = format!("this job does not fit on the only node; nearest is alpha: has no {data}; it waits");
+    assert!(ran.code == Some(0) && ran.err.contains(&warning), "{}", ran.err);
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    write(std::path::Path::new(data), "digits");
+    node.completed(answer["id"].as_str().unwrap());
+    let again = node.run(&["submit", "--no-bundle", "--project", "p", "--data", data, "--wait", "--", "true"]);
+    assert_eq!((again.code, again.err.contains("does not fit")), (Some(0), false), "{}", again.err);
+}
+
+#[test]
+fn a_job_gets_the_python_that_it_asks_for() {
+    let node = Node::started("alpha");
+    let have = node.json(&["node", "show", "alpha"])["pythons"].as_array().unwrap().clone();
+    let Some(version) = have.first().and_then(|version| version.as_str()) else {
+        println!("skipped: there is no Python on this machine");
+        return;
+    };
+    let print = "import sys; print('%d.%d' % sys.version_info[:2])";
+    for program in ["python", "python3"] {
+        let words = ["submit", "--no-bundle", "--follow", "--python", version, "--", program, "-c", print];
+        assert_eq!(node.ok(&words), format!("{version}\n"));
+    }
+}
+
+#[test]
+fn a_node_keeps_the_name_that_it_was_started_with_once() {
+    let node = Node::started("alpha");
+    node.ok(&["shutdown"]);
+    node.start(&[]);
+    assert_eq!(node.json(&["status"])["nodes"][0]["name"], "alpha");
+    let log = std::fs::read_to_string(node.home().join("daemon.log")).unwrap();
+    assert!(!log.contains("both called"), "it is no namesake of itself: {log}");
+}
+
+#[test]
 fn jobs_wait_for_jobs() {
     let node = Node::started("alpha");
     let gate = node.file("gate");
@@ -176,6 +216,9 @@ fn jobs_wait_for_jobs() {
     write(&gate, "");
     node.completed(&then);
     node.until(&["job", "show", &never], "/state", &json!("failed"));
+    let again = node.run(&["job", "rerun", &never]);
+    let warning = "fnode: warning: it does not wait again for the jobs that it came after (--after)\n";
+    assert_eq!((again.code, again.err.as_str()), (Some(0), warning));
     node.refused(&["submit", "--no-bundle", "--after", "ffff", "--", "true"], 1, "no job is known as \"ffff\"");
 }
 
@@ -198,6 +241,11 @@ fn marks_change_what_lists_show() {
     assert_eq!(count(&["jobs", "--name", "first", "--state", "completed", "--node", "alpha", "--age", "1h"]), 1);
     assert_eq!(count(&["jobs", "--state", "unfinished", "--project", "test", "--user", "tester"]), 1);
     node.refused(&["jobs", "--project", "nosuch"], 1, "no project is named \"nosuch\"; see fnode project list");
+    node.refused(
+        &["job", "archive", &other],
+        1,
+        &format!("job {other} has not ended, and archived jobs are in no list;"),
+    );
     node.ok(&["job", "archive", &id]);
     assert_eq!((count(&["jobs"]), count(&["jobs", "--all"])), (1, 2));
     node.ok(&["job", "archive", &id, "--undo"]);
@@ -245,6 +293,7 @@ fn secrets_reach_jobs_and_nothing_else() {
     assert_eq!(node.ok(&["secret", "list"]), "TOKEN\n");
     let ran = node.run(&["submit", "--no-bundle", "--secret", "TOKEN", "--follow", "--", "sh", "-c", "echo ${#TOKEN}"]);
     assert_eq!(ran.out, "3\n", "{}", ran.err);
+    let id = node.json(&["jobs"])["jobs"][0]["id"].as_str().unwrap().to_owned();
     let missing = ["submit", "--no-bundle", "--secret", "OTHER", "--", "true"];
     node.refused(&missing, 1, "alpha has no secret \"OTHER\"; give it one first: fnode secret set OTHER");
     assert_eq!(
@@ -252,6 +301,7 @@ fn secrets_reach_jobs_and_nothing_else() {
         "fnode: the value is empty; give one on standard input or with --file\n"
     );
     node.ok(&["secret", "remove", "TOKEN"]);
+    node.refused(&["job", "rerun", &id], 1, "alpha has no secret \"TOKEN\"; give it one first");
     assert_eq!(node.json(&["secret", "list"])["names"], json!([]));
 }
 

@@ -21,6 +21,8 @@ pub struct Capacity {
     pub labels: BTreeMap<String, String>,
     /// Python versions that can be had without a download, as `3.11`.
     pub pythons: BTreeSet<String>,
+    /// Of the paths that unfinished jobs ask for ([`Requirement::data`]), those that exist here.
+    pub data: BTreeSet<String>,
     /// Facts for people: operating system, kernel, processor, versions. Never read by a rule.
     pub facts: BTreeMap<String, String>,
 }
@@ -137,6 +139,8 @@ pub enum Lack {
     Python,
     /// A label is missing or has another value.
     Label(String),
+    /// A path with data that is not there.
+    Data(String),
     /// Not among the nodes the job names.
     Node,
     /// Refused by this node for this job before; the reason was told then.
@@ -156,7 +160,7 @@ impl Lack {
 
 impl Capacity {
     /// What this node lacks for `requirement` when `used` is taken; empty means that it fits now.
-    /// Node names, aliveness and `data` paths are the caller's to check.
+    /// Node names and aliveness are the caller's to check.
     #[must_use]
     pub fn lacks(&self, requirement: &Requirement, used: &Reservation) -> Vec<Lack> {
         let mut lacks = Vec::new();
@@ -181,6 +185,7 @@ impl Capacity {
                 lacks.push(Lack::Label(key.clone()));
             }
         }
+        lacks.extend(requirement.data.difference(&self.data).cloned().map(Lack::Data));
         lacks
     }
 
@@ -189,7 +194,8 @@ impl Capacity {
     pub fn fits(&self, requirement: &Requirement, used: &Reservation) -> bool {
         let cpu = used.cpu_milli.saturating_add(requirement.cpu_milli) <= self.cpu_milli;
         let memory = used.memory.0.saturating_add(requirement.memory.0) <= self.memory.0;
-        let simple = requirement.gpus == 0 && requirement.python.is_empty() && requirement.labels.is_empty();
+        let nowhere_special = requirement.labels.is_empty() && requirement.data.is_empty();
+        let simple = requirement.gpus == 0 && requirement.python.is_empty() && nowhere_special;
         cpu && memory && (simple || self.lacks(requirement, used).is_empty())
     }
 

@@ -198,6 +198,13 @@ impl View {
         })
     }
 
+    /// Paths that unfinished jobs ask for; each node says which of them it has ([`crate::Capacity::data`]).
+    #[must_use]
+    pub fn data_wanted(&self) -> BTreeSet<String> {
+        let specs = self.groups.values().filter_map(|live| live.record.submitted.as_ref());
+        specs.flat_map(|submitted| submitted.spec.requirement.data.iter().cloned()).collect()
+    }
+
     /// What `node` lacks for `requirement` beside `used`, reasons of the node itself included.
     #[must_use]
     pub fn lacks(&self, node: NodeId, requirement: &Requirement, used: &Reservation) -> Vec<Lack> {

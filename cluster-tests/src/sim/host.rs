@@ -145,9 +145,10 @@ fn any_capacity(index: usize, plan: &Plan, rng: &mut StdRng) -> Capacity {
         gflops: rng.random_range(1_000..80_000),
         ..Gpu::default()
     };
-    let mut labels = BTreeMap::new();
+    let (mut labels, mut data) = (BTreeMap::new(), BTreeSet::new());
     if rng.random_range(0..3) == 0 {
         labels.insert("fast".to_owned(), String::new());
+        data.insert("/data/large".to_owned());
     }
     Capacity {
         cpu_milli: if thin { 1_000 } else { rng.random_range(1..9) * 1_000 },
@@ -156,6 +157,7 @@ fn any_capacity(index: usize, plan: &Plan, rng: &mut StdRng) -> Capacity {
         gpus: (0..gpus).map(|number| gpu(number, rng)).collect(),
         labels,
         pythons: BTreeSet::new(),
+        data,
         facts: BTreeMap::new(),
     }
 }

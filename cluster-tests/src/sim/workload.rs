@@ -219,7 +219,10 @@ fn any_requirement(rng: &mut StdRng, here: &proto::Capacity) -> Requirement {
             requirement.gpus = u32::try_from(here.gpus.len()).expect("few GPUs").min(rng.random_range(1..3));
             requirement.gpu_memory = ByteSize(8 << 30);
         }
-        5 => requirement.labels = here.labels.clone(),
+        5 => {
+            requirement.labels = here.labels.clone();
+            requirement.data = here.data.clone();
+        }
         _ => {}
     }
     requirement

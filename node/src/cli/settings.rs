@@ -139,7 +139,7 @@ impl Settings {
                 ("--name", "FNODE_NAME"),
                 check_name,
                 file.name.map(|name| check_name(&name)),
-                host_name,
+                || last_name(&home.value).unwrap_or_else(host_name),
             )?,
             listen: source.pick(
                 "listen",
@@ -230,18 +230,10 @@ impl Settings {
             shown("memory", self.memory.value.map_or_else(all, |memory| memory.to_string()), &self.memory.origin),
             shown("gpus", self.gpus.value.map_or_else(all, |gpus| gpus.to_string()), &self.gpus.origin),
             shown("labels", labels.join(","), &self.labels.origin),
-            shown(
-                "retention",
-                self.retention.value.map_or_else(never, |age| humantime::format_duration(age).to_string()),
-                &self.retention.origin,
-            ),
+            shown("retention", self.retention.value.map_or_else(never, super::time::exact), &self.retention.origin),
             shown("blobs_max", self.blobs_max.value.map_or_else(never, |max| max.to_string()), &self.blobs_max.origin),
             shown("log_snapshot_every", self.log_snapshot_every.value.to_string(), &self.log_snapshot_every.origin),
-            shown(
-                "log_horizon",
-                humantime::format_duration(self.log_horizon.value).to_string(),
-                &self.log_horizon.origin,
-            ),
+            shown("log_horizon", super::time::exact(self.log_horizon.value), &self.log_horizon.origin),
         ]
     }
 }
@@ -375,6 +367,12 @@ fn check_name(text: &str) -> Result<String, String> {
         return Err(format!("a node's name has 1 to {NAME_MAX} letters, digits, -, _ and ."));
     }
     Ok(text.to_owned())
+}
+
+/// Colleagues know the node by the name that it was started with once.
+fn last_name(home: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(Home::new(home).last_name()).ok()?;
+    check_name(text.trim()).ok()
 }
 
 fn host_name() -> String {

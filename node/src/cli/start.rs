@@ -21,7 +21,7 @@ use super::output::{Output, fields, say, write_out};
 use super::settings::Settings;
 use crate::http::words::node::NodeInfo;
 use crate::http::{Api, Door, Facts};
-use crate::node::{self, Config, Home, Running};
+use crate::node::{self, CLUSTER_STORY, Config, Home, Running};
 
 /// A detached daemon must answer by then: joining over a bad network takes its time.
 const DETACH_MAX: Duration = Duration::from_secs(40);
@@ -219,7 +219,7 @@ fn respawn_arguments(args: &StartArgs) -> Vec<String> {
 /// Logs of the daemon: what must be acted on, and more with `FNODE_LOG`.
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FNODE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("warn,{CLUSTER_STORY}=info")));
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
 

@@ -381,6 +381,7 @@ pub(crate) fn lack_text(lack: &Lack, asked: &Requirement) -> String {
             Some(value) => format!("lacks label {key}={value}"),
             None => format!("lacks label {key}"),
         },
+        Lack::Data(path) => format!("has no {path}"),
         Lack::Node => "is not among the nodes named".to_owned(),
         Lack::Refused => "refused it before".to_owned(),
     }

@@ -16,7 +16,7 @@ use proto::job::BundleRef;
 use proto::keeping::Left;
 use proto::log::{EntryRange, VersionVector};
 use proto::message::{Accepting, BUNDLES_MAX, MESSAGE_MAX, Message};
-use proto::record::{Record, RecordKey};
+use proto::record::{NodeRecord, Record, RecordKey};
 use proto::snapshot::SnapshotInput;
 use proto::ticket::{Secret, Ticket};
 use proto::{Core, Effect, Input, JobState, NodeId, Timestamp, codec};
@@ -50,6 +50,9 @@ const REMOVED_MAX: Duration = Duration::from_secs(1);
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// Streams served to peers at a time; more are closed at once.
 pub(super) const SERVED_MAX: usize = 256;
+
+/// What `daemon.log` tells of the cluster without being asked to tell more.
+pub(crate) const CLUSTER_STORY: &str = "fnode::cluster";
 
 /// Everything the loop owns.
 pub(super) struct Actor {
@@ -85,6 +88,9 @@ pub(super) struct State {
     snapshots_offered: BTreeSet<proto::ContentId>,
     /// Bundles used here, the latest first.
     bundles: VecDeque<[u8; 8]>,
+    /// Paths that were looked for last, and whether jobs ask for others by now.
+    data_wanted: BTreeSet<String>,
+    data_is_new: bool,
 }
 
 enum Waiting {
@@ -132,6 +138,9 @@ impl Actor {
         self.find_peers().await;
         loop {
             self.turn().await;
+            if std::mem::take(&mut self.state.data_is_new) {
+                self.look_at_machine();
+            }
             if self.state.closing.is_some() {
                 break;
             }
@@ -586,6 +595,13 @@ impl Actor {
                 (RecordKey::Node(node), Record::Node(record)) if record.removed => {
                     self.shut_out(*node).await;
                 }
+                (RecordKey::Node(node), Record::Node(NodeRecord { joined: Some((_, name, _)), .. })) => {
+                    self.check_namesakes(*node, name);
+                }
+                (RecordKey::Group(_), Record::Group(record)) => {
+                    let data = record.submitted.iter().flat_map(|submitted| &submitted.spec.requirement.data);
+                    self.state.data_is_new |= data.into_iter().any(|path| !self.state.data_wanted.contains(path));
+                }
                 (RecordKey::Job(job), Record::Job(record)) if self.shared.news.receiver_count() > 0 => {
                     let state = record.state();
                     if self.state.job_states.insert(*job, state) != Some(state) {
@@ -605,9 +621,18 @@ impl Actor {
 
     fn on_news(&self, news: &News) {
         let told = match news {
-            News::NodeUp(node) => NodeNews::NodeUp { node: node.to_string() },
-            News::NodeDown(node) => NodeNews::NodeDown { node: node.to_string() },
-            News::TookOver(group) => NodeNews::TookOver { group: group.to_string() },
+            News::NodeUp(node) => {
+                tracing::info!(target: CLUSTER_STORY, peer = %node.short(), name = self.name_of(*node), "is up");
+                NodeNews::NodeUp { node: node.to_string() }
+            }
+            News::NodeDown(node) => {
+                tracing::info!(target: CLUSTER_STORY, peer = %node.short(), name = self.name_of(*node), "is down");
+                NodeNews::NodeDown { node: node.to_string() }
+            }
+            News::TookOver(group) => {
+                tracing::info!(target: CLUSTER_STORY, %group, "this node sees it through now");
+                NodeNews::TookOver { group: group.to_string() }
+            }
             News::Quarantined(node) => NodeNews::Notice {
                 text: format!(
                     "node {} writes two logs with one key (a cloned disk?): nothing of it is taken; give one of the two a new data directory",
@@ -629,23 +654,51 @@ impl Actor {
             },
             News::Decided(..) => return,
         };
-        tracing::info!(news = ?told, "cluster");
+        if let NodeNews::Notice { text } = &told {
+            tracing::warn!("{text}");
+        }
         let _: Result<usize, broadcast::error::SendError<NodeNews>> = self.shared.news.send(told);
     }
 
+    fn name_of(&self, node: NodeId) -> &str {
+        let seen = self.core.view().nodes.get(&node);
+        seen.and_then(|seen| seen.record.joined.as_ref()).map_or("", |(_, name, _)| name)
+    }
+
+    /// Two nodes of one name are told apart by their ids alone.
+    fn check_namesakes(&self, node: NodeId, name: &str) {
+        let me = (node != self.shared.me && self.shared.name == name).then_some(self.shared.me);
+        let mut others = self.core.view().nodes.keys().copied();
+        let namesake = me.or_else(|| others.find(|&other| other != node && self.name_of(other) == name));
+        if let Some(other) = namesake {
+            self.notice(format!(
+                "nodes {} and {} are both called {name}: only their ids tell them apart; start one of them with another --name",
+                node.short(),
+                other.short()
+            ));
+        }
+    }
+
     fn notice(&self, text: String) {
+        tracing::warn!("{text}");
         let _ = self.shared.news.send(NodeNews::Notice { text });
     }
 
     /// Looks again at what changes without our doing.
     fn refresh(&mut self) {
+        self.look_at_machine();
+        self.peers.save();
+    }
+
+    fn look_at_machine(&mut self) {
         let (machine, inner) = (self.machine.clone(), self.inner.0.clone());
+        let data_wanted = self.core.view().data_wanted();
+        self.state.data_wanted.clone_from(&data_wanted);
         tokio::task::spawn_blocking(move || {
-            if let Some(capacity) = machine.refresh() {
+            if let Some(capacity) = machine.refresh(data_wanted) {
                 let _ = inner.send(Inner::Capacity(Box::new(capacity)));
             }
         });
-        self.peers.save();
     }
 
     /// Drivers answer in seconds at best; the node is ready before.

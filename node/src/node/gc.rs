@@ -71,7 +71,23 @@ pub(crate) fn collect(node: &NodeHandle, retention: Retention, dry_run: bool) ->
         left = left.saturating_sub(collection.named.bytes);
     }
     collection.left_bytes = left;
+    if !dry_run {
+        forget_checkpoints(node)?;
+    }
     Ok(collection)
+}
+
+/// Removes the checkpoint directories of jobs that have ended: nobody goes on from there. What cannot be removed now
+/// can be the next time.
+fn forget_checkpoints(node: &NodeHandle) -> Result<(), NodeError> {
+    let Ok(dirs) = std::fs::read_dir(node.home().checkpoints()) else { return Ok(()) };
+    for dir in dirs.flatten() {
+        let Some(group) = dir.file_name().to_str().and_then(|name| name.parse::<GroupId>().ok()) else { continue };
+        if node.group(group)?.is_some_and(|record| record.is_finished()) {
+            let _ = std::fs::remove_dir_all(dir.path());
+        }
+    }
+    Ok(())
 }
 
 /// Looks every hour at what the owner configured, and at the disk. Ends with the node's runtime.
@@ -83,15 +99,18 @@ pub(super) async fn keep_house(node: NodeHandle, retention: Retention) {
         let node = node.clone();
         let look = move || {
             let is_low = node.blobs().free_bytes().is_ok_and(|free| free < DISK_FREE_MIN);
-            let is_wanted = is_low || retention != Retention::default();
-            is_wanted.then(|| collect(&node, retention, false))
+            if is_low || retention != Retention::default() {
+                collect(&node, retention, false)
+            } else {
+                forget_checkpoints(&node).map(|()| Collection::default())
+            }
         };
         match tokio::task::spawn_blocking(look).await {
-            Ok(Some(Ok(collection))) if collection.freed.blobs > 0 => {
+            Ok(Ok(collection)) if collection.freed.blobs > 0 => {
                 let Collection { freed, left_bytes, named } = collection;
                 tracing::info!(blobs = freed.blobs, bytes = freed.bytes, named = named.blobs, left_bytes, "collected");
             }
-            Ok(Some(Err(error))) => tracing::warn!(%error, "files are not collected"),
+            Ok(Err(error)) => tracing::warn!(%error, "files are not collected"),
             _ => {}
         }
     }

@@ -61,6 +61,11 @@ impl Home {
         self.run().join("port")
     }
 
+    /// The name that the node had last: without another word it keeps it.
+    pub fn last_name(&self) -> PathBuf {
+        self.run().join("name")
+    }
+
     /// There when a member has removed this node from its cluster.
     #[must_use]
     pub fn removed(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! This machine's capacity, kept current: the inventory with the owner's labels, looked at from blocking threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,12 +47,14 @@ impl Machine {
         }
     }
 
-    /// Looks at what changes by itself; `None` when nothing worth telling did.
-    pub(super) fn refresh(&self) -> Option<Capacity> {
+    /// Looks at what changes by itself, and for the paths that jobs ask for; `None` when nothing worth telling changed.
+    pub(super) fn refresh(&self, data_wanted: BTreeSet<String>) -> Option<Capacity> {
+        let data = data_wanted.into_iter().filter(|path| Path::new(path).exists()).collect();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let mut now = last.clone();
         self.inventory.refresh(&mut now);
         now.labels.clone_from(&self.labels);
+        now.data = data;
         // Hysteresis: free disk changes with every byte written; an eighth is news.
         let disk_moved = now.disk_free.0.abs_diff(last.disk_free.0) > last.disk_free.0 / 8;
         if !disk_moved {

@@ -30,6 +30,7 @@ pub(crate) mod told;
 pub(crate) mod tracking;
 mod watch;
 
+pub(crate) use actor::CLUSTER_STORY;
 pub use cluster::{Cluster, ClusterError};
 pub use config::{API_PORT, Config, P2P_PORT};
 pub use gc::Retention;

@@ -2,6 +2,8 @@
 //! ARCHITECTURE.md and README.md describe the job's world as it is made here.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use proto::capacity::{Requirement, Reservation};
@@ -81,6 +83,7 @@ pub(super) fn is_simple(spec: &GroupSpec) -> bool {
         && spec.environment.is_none()
         && spec.secrets.is_empty()
         && spec.requirement.data.is_empty()
+        && spec.requirement.python.is_empty()
         && spec.params_json.is_empty()
         && spec.requirement.gpus == 0
 }
@@ -115,9 +118,14 @@ pub(super) async fn prepare(context: &Context, run: &Run) -> Result<StartOrder, 
     if !spec.params_json.is_empty() {
         std::fs::write(work.join(PARAMS_FILE), &spec.params_json).map_err(|error| system(&error))?;
     }
-    if let Some(wanted) = &spec.environment {
-        env.extend(build(context, run, wanted, &work).await?);
+    let built = match &spec.environment {
+        Some(wanted) => build(context, run, wanted, &work).await?,
+        None => BTreeMap::new(),
+    };
+    if built.is_empty() && !spec.requirement.python.is_empty() {
+        env.extend(python_alone(context, run).await?);
     }
+    env.extend(built);
     Ok(order(&context.shared, run, env))
 }
 
@@ -201,6 +209,31 @@ async fn build(
         Err(EnvironmentError::Build { tail, .. }) => Err(StartFailure::Environment(tail)),
         Err(error) => Err(StartFailure::Environment(error.to_string())),
     }
+}
+
+/// The Python that the job asks for comes first on its `PATH`, by scripts rather than links: the interpreter of a virtual
+/// environment finds its packages by the path that it is called by.
+async fn python_alone(context: &Context, run: &Run) -> Result<BTreeMap<String, String>, StartFailure> {
+    let version = &run.spec.requirement.python;
+    let (environments, asked) = (context.environments.clone(), version.clone());
+    let found = tokio::task::spawn_blocking(move || environments.interpreter(&asked)).await;
+    let found = found.map_err(|_| StartFailure::System("looking for Python ended early".to_owned()))?;
+    let found = found.map_err(|error| StartFailure::Environment(error.to_string()))?;
+    let bin = attempt_dir(&context.shared.home, run.attempt).join("bin");
+    let quoted = found.display().to_string().replace('\'', r"'\''");
+    let script = format!("#!/bin/sh\nexec '{quoted}' \"$@\"\n");
+    let write = || {
+        std::fs::create_dir_all(&bin)?;
+        for name in ["python".to_owned(), "python3".to_owned(), format!("python{version}")] {
+            let mut open = std::fs::OpenOptions::new();
+            let mut file = open.write(true).create(true).truncate(true).mode(0o755).open(bin.join(name))?;
+            file.write_all(script.as_bytes())?;
+        }
+        Ok(())
+    };
+    write().map_err(|error| system(&error))?;
+    let path = std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned());
+    Ok(BTreeMap::from([("PATH".to_owned(), format!("{}:{path}", bin.display()))]))
 }
 
 /// Our own paths are UTF-8: the data directory's is checked when it is made.

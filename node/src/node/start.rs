@@ -177,7 +177,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (done, done_inbox) = mpsc::unbounded_channel();
     let removed = removed_members(&recovered);
     let addrs = dialable(&shared);
-    note_port(&config.home, &addrs);
+    note_place(&config.home, &config.name, &addrs);
     let core = Core::new(Boot {
         identity: Signer::from_seed(seed),
         incarnation,
@@ -321,8 +321,9 @@ fn port(home: &Home, addr: &std::net::SocketAddr) -> u16 {
     }
 }
 
-/// Notes the port for the next start; one that is not noted is only harder to find.
-fn note_port(home: &Home, addrs: &[Multiaddr]) {
+/// Notes name and port for the next start; a node that they are not noted of is only harder to find.
+fn note_place(home: &Home, name: &str, addrs: &[Multiaddr]) {
+    let _ = std::fs::write(home.last_name(), name);
     let port = addrs.iter().flat_map(Multiaddr::iter).find_map(|part| match part {
         libp2p::multiaddr::Protocol::Tcp(port) => Some(port),
         _ => None,

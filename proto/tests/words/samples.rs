@@ -242,6 +242,7 @@ pub(crate) fn lacks() -> Vec<Lack> {
         Lack::Gpu { total: 0 },
         Lack::Python,
         Lack::Label(text("rack")),
+        Lack::Data(text("/data/imagenet")),
         Lack::Node,
         Lack::Refused,
     ]
@@ -282,6 +283,7 @@ pub(crate) fn capacity() -> Capacity {
         }],
         labels: BTreeMap::from([(text("rack"), text("b"))]),
         pythons: BTreeSet::from([text("3.10"), text("3.11")]),
+        data: BTreeSet::from([text("/data/imagenet")]),
         facts: BTreeMap::from([(text("kernel"), text("6.8"))]),
     }
 }

@@ -33,7 +33,7 @@ use self::build::{Build, Settings};
 use self::recipe::Recipe;
 use self::shelf::Shelf;
 use super::inventory::machine::disk_free;
-use super::inventory::python::{Pythons, Search, full_version};
+use super::inventory::python::{Interpreter, Pythons, Search, full_version};
 
 pub use self::error::EnvironmentError;
 pub use self::shelf::Listed;
@@ -209,6 +209,14 @@ impl Environments {
         result.map(Some)
     }
 
+    /// The interpreter of this version, as `3.11`; for an empty one what `python3` means here. Blocks.
+    ///
+    /// # Errors
+    /// [`EnvironmentError::NoPython`].
+    pub fn interpreter(&self, version: &str) -> Result<PathBuf, EnvironmentError> {
+        self.inner.interpreter(version).map(|interpreter| interpreter.path)
+    }
+
     /// The complete environments, least recently used first. Blocks.
     #[must_use]
     pub fn list(&self) -> Vec<Listed> {
@@ -283,16 +291,20 @@ impl Inner {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the requirements and computes the key. `None`: nothing to install.
-    fn plan(&self, wanted: &Wanted) -> Result<Option<Build>, EnvironmentError> {
-        let Some(recipe) = Recipe::read(wanted)? else { return Ok(None) };
+    fn interpreter(&self, version: &str) -> Result<Interpreter, EnvironmentError> {
         let pythons = Pythons::find(&self.search);
-        let interpreter = pythons.get(&wanted.python).ok_or_else(|| EnvironmentError::NoPython {
-            wanted: if wanted.python.is_empty() { "3".to_owned() } else { wanted.python.clone() },
+        pythons.get(version).cloned().ok_or_else(|| EnvironmentError::NoPython {
+            wanted: if version.is_empty() { "3".to_owned() } else { version.to_owned() },
             have: Some(pythons.versions().into_iter().collect::<Vec<_>>().join(", "))
                 .filter(|versions| !versions.is_empty())
                 .unwrap_or_else(|| "none".to_owned()),
-        })?;
+        })
+    }
+
+    /// Reads the requirements and computes the key. `None`: nothing to install.
+    fn plan(&self, wanted: &Wanted) -> Result<Option<Build>, EnvironmentError> {
+        let Some(recipe) = Recipe::read(wanted)? else { return Ok(None) };
+        let interpreter = self.interpreter(&wanted.python)?;
         let python = full_version(&interpreter.path, self.search.cache.as_deref())
             .ok_or_else(|| EnvironmentError::BrokenPython { path: interpreter.path.display().to_string() })?;
         let mut hasher = blake3::Hasher::new();

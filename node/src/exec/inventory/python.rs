@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -62,9 +62,11 @@ impl Search {
         let home = env::var_os("HOME").map(PathBuf::from);
         let below_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
         let data_home = env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| below_home(".local/share"));
+        let path = env::var_os("PATH").unwrap_or_default();
+        let shims_root = root_of_shims(&path);
         Self {
-            path: env::var_os("PATH").unwrap_or_default(),
-            pyenv_root: env::var_os("PYENV_ROOT").map(PathBuf::from).or_else(|| below_home(".pyenv")),
+            path,
+            pyenv_root: env::var_os("PYENV_ROOT").map(PathBuf::from).or(shims_root).or_else(|| below_home(".pyenv")),
             pyenv_version: env::var("PYENV_VERSION").ok(),
             uv_root: env::var_os("UV_PYTHON_INSTALL_DIR")
                 .map(PathBuf::from)
@@ -72,6 +74,12 @@ impl Search {
             cache,
         }
     }
+}
+
+/// pyenv's root, told by its shims in `PATH`: a daemon may be started without pyenv's own variables.
+fn root_of_shims(path: &OsStr) -> Option<PathBuf> {
+    let root = |dir: PathBuf| dir.ends_with("shims").then(|| dir.parent().map(Path::to_owned)).flatten();
+    env::split_paths(path).filter_map(root).find(|root| root.join("versions").is_dir())
 }
 
 impl Pythons {
@@ -307,6 +315,15 @@ mod tests {
         assert_eq!(Pythons::find(&search).get("").unwrap().version, "3.12");
         search.pyenv_version = Some("system".to_owned());
         assert_eq!(Pythons::find(&search).get("").unwrap().version, "3.11");
+    }
+
+    #[test]
+    fn pyenv_is_known_by_its_shims() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = env::join_paths([Path::new("/usr/bin"), &dir.path().join("shims")]).unwrap();
+        assert_eq!(root_of_shims(&path), None, "any directory may be called so");
+        fs::create_dir_all(dir.path().join("versions")).unwrap();
+        assert_eq!(root_of_shims(&path).as_deref(), Some(dir.path()));
     }
 
     #[test]

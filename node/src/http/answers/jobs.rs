@@ -467,6 +467,11 @@ pub(crate) async fn mark(
     let (group, job) = job_records(&api.node, id).await?;
     let line = describe::job_line(id, &group, job.as_ref(), 0, &Names::default()).unwrap_or_default();
     let marks = marks(request, &line)?;
+    if marks.contains(&Mark::Archived(true)) && !has_ended(id, &group, job.as_ref()) {
+        // Out of every list, it would go on unseen.
+        let message = format!("job {id} has not ended, and archived jobs are in no list");
+        return Err(ErrorWord::new(ErrorCode::Conflict, message, format!("stop it first: fnode stop {id}")).into());
+    }
     let texts: Vec<String> = marks.iter().map(mark_text).collect();
     for mark in marks {
         api.node.write(Event::Marked { job: id, mark }).await?;

@@ -1,10 +1,13 @@
 //! A submission: what it names is looked up, the node accepts it, and the answer says where it stands.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use proto::blob::FileKind;
+use proto::capacity::Lack;
+use proto::explain::Explanation;
 use proto::job::{BundleRef, GroupSpec, IndexRanges};
 use proto::{ContentId, GroupId, JobId, Manifest, Member};
 
@@ -19,6 +22,10 @@ use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::StateWord;
 use crate::http::words::submit::{Resolved, SubmitAnswer, SubmitRequest};
 use crate::node::{NodeError, NodeHandle, ViewSnapshot};
+
+/// So long a submission waits for nodes to say whether they have its data.
+const DATA_LOOKED_FOR: Duration = Duration::from_millis(700);
+const DATA_LOOK_EVERY: Duration = Duration::from_millis(25);
 
 pub(crate) async fn submit(
     State(Shared { api, .. }): State<Shared>,
@@ -45,7 +52,7 @@ pub(crate) async fn submit(
         text => Some(bundle_of(node, text).await?),
     };
     check_environment(&request, bundle.as_ref())?;
-    check_secrets(&request, node)?;
+    check_secrets(&request.secrets, node)?;
     let user = user(caller.map(|Extension(caller)| caller), &request.user);
     let spec = request.to_spec(Resolved { bundle: bundle.map(|(bundle, _)| bundle), after, user })?;
     accept(node, group, spec, &view, &names).await
@@ -67,13 +74,18 @@ pub(crate) async fn rerun(
     if let Member::Index(index) = id.member {
         spec.array = IndexRanges::from_indices([index]);
     }
-    // What it waited for has ended, or it would not be run again.
-    spec.after.clear();
+    check_secrets(&spec.secrets, &api.node)?;
+    // What it waited for has ended, or may never end well.
+    let waited = !std::mem::take(&mut spec.after).is_empty();
     spec.user = user(caller.map(|Extension(caller)| caller), &spec.user);
     if let Some(bundle) = spec.bundle {
         bundle_of(&api.node, &bundle.manifest.to_string()).await?;
     }
-    accept(&api.node, None, spec, &view, &names).await
+    let mut answer = accept(&api.node, None, spec, &view, &names).await?;
+    if waited && answer.warning.is_empty() {
+        "it does not wait again for the jobs that it came after (--after)".clone_into(&mut answer.0.warning);
+    }
+    Ok(answer)
 }
 
 async fn accept(
@@ -85,9 +97,15 @@ async fn accept(
 ) -> Answered<SubmitAnswer> {
     let jobs = spec.len();
     let first = spec.members().next().unwrap_or(Member::Only);
+    let asks_for_data = !spec.requirement.data.is_empty();
     let accepted = node.submit(group, spec).await?;
     let id = JobId { group: accepted.group, member: first };
-    let told = node.explain(id).await?;
+    let mut told = node.explain(id).await?;
+    let looked_for_until = Instant::now() + DATA_LOOKED_FOR;
+    while asks_for_data && told.as_ref().is_some_and(lacks_data) && Instant::now() < looked_for_until {
+        tokio::time::sleep(DATA_LOOK_EVERY).await;
+        told = node.explain(id).await?;
+    }
     let record = node.group(accepted.group)?.unwrap_or_default();
     let explanation = told.as_ref().map(|told| describe::explanation(id, told, &record, names));
     let state = explanation.as_ref().map_or_else(|| ended_state(node, id), |explanation| explanation.state);
@@ -103,6 +121,11 @@ async fn accept(
         },
         explanation: explanation.filter(|explanation| explanation.state == StateWord::Queued),
     }))
+}
+
+/// Nodes look for paths once they hear that a job asks for them; until then nobody has any.
+fn lacks_data(told: &Explanation) -> bool {
+    told.nodes.iter().all(|(_, lacks)| lacks.iter().any(|lack| matches!(lack, Lack::Data(_))))
 }
 
 /// A job so short that it has ended before it could be asked after.
@@ -147,9 +170,9 @@ fn check_places(request: &SubmitRequest, view: &ViewSnapshot, names: &Names) -> 
 }
 
 /// The running node asks this one for them: what is not here now would fail the job later.
-fn check_secrets(request: &SubmitRequest, node: &NodeHandle) -> Result<(), Refusal> {
+fn check_secrets(secrets: &BTreeSet<String>, node: &NodeHandle) -> Result<(), Refusal> {
     let known = node.secrets().list();
-    match request.secrets.iter().find(|name| !known.contains(name)) {
+    match secrets.iter().find(|name| !known.contains(name)) {
         None => Ok(()),
         Some(missing) => {
             let message = format!("{} has no secret {missing:?}", node.name());
