@@ -137,6 +137,35 @@ fn a_keeper_that_dies_is_replaced_and_so_is_the_worker() {
 }
 
 #[test]
+fn a_file_that_a_disk_has_damaged_is_fetched_again() {
+    let lab = Lab::start(2);
+    let job = leave_something(&lab, 0, "n0");
+    lab.wait_ended(0, &job, SOON);
+    wait_for_holders(&lab, 0, &job, &["n0", "n1"]);
+    let model = proto::ContentId::of(&[0; 300_000]).to_string();
+    let blob = lab.home(0).join("blobs/blobs").join(&model[..2]).join(&model);
+    let damage = || {
+        let mut bytes = std::fs::read(&blob).expect("the model is here");
+        bytes[200_000] = 1;
+        std::fs::remove_file(&blob).expect("ours");
+        std::fs::write(&blob, bytes).expect("ours");
+    };
+    damage();
+    let to = lab.path("mended");
+    lab.fnode(0, &["job", "get", &job, "--to", to.to_str().expect("UTF-8")]).ok();
+    assert_eq!(std::fs::read(to.join("model")).expect("kept"), [0; 300_000]);
+    assert_eq!(std::fs::read(&blob).expect("whole again"), [0; 300_000]);
+
+    damage();
+    let there = lab.home(1).join("blobs/blobs").join(&model[..2]).join(&model);
+    std::fs::remove_file(&there).expect("ours");
+    let to = lab.path("lost");
+    let told = lab.fnode(0, &["job", "get", &job, "--to", to.to_str().expect("UTF-8")]);
+    told.refused(&["other bytes for model than its record names", "no other node has the right ones"]);
+    assert!(!to.exists(), "nothing is left half done");
+}
+
+#[test]
 fn what_ended_while_a_node_was_away_is_copied_when_it_is_back() {
     let mut lab = Lab::start(2);
     lab.kill_host(1);

@@ -259,6 +259,26 @@ impl BlobStore {
         }
     }
 
+    /// Whether the blob is here with the bytes that its name promises. One that a failing disk has changed is removed, so
+    /// that the next fetch brings it from another node. Reads all of it.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn check(&self, id: ContentId) -> Result<bool, BlobError> {
+        let file = match self.open_blob(id) {
+            Ok(file) => file,
+            Err(BlobError::Missing(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(at("read", &self.blob_path(id)))?;
+        let is_whole = hasher.finalize().as_bytes() == &id.0;
+        if !is_whole {
+            self.discard(id)?;
+        }
+        Ok(is_whole)
+    }
+
     /// Removes a blob that nobody needs any more; one that is not here is no error.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::output::Output;
 use super::time::counted;
-use crate::http::words::blob::{FetchEvent, OutputFile, OutputKind, Outputs};
+use crate::http::words::blob::{BlobCheck, FetchEvent, OutputFile, OutputKind, Outputs};
 
 /// What was copied.
 #[derive(Serialize)]
@@ -47,7 +47,9 @@ pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> R
     let bar = bar("fetching", output.is_json());
     bar.set_length(outputs.total_bytes);
     for file in &outputs.files {
-        write(&mut client, &root, file, &bar).await?;
+        if !write(&mut client, &root, file, &bar).await? {
+            mend(&mut client, &args.job, &root, file, output).await?;
+        }
     }
     bar.finish_and_clear();
     // Takes the place of an empty directory, and of nothing else.
@@ -93,6 +95,19 @@ async fn bring(client: &mut Client, job: &str, output: Output) -> Result<(), Cli
     Err(client.broken("broke off while it fetched the files".to_owned()))
 }
 
+/// A disk has changed a file since it was stored: the daemon lets go of it, and brings it from another node.
+async fn mend(client: &mut Client, job: &str, root: &Path, file: &OutputFile, output: Output) -> Result<(), CliError> {
+    let broken =
+        || format!("has other bytes for {} than its record names, and no other node has the right ones", file.path);
+    let check: BlobCheck = client.post(&format!("/blobs/{}/check", segment(&file.content)), &()).await?;
+    let path = root.join(&file.path);
+    fs::remove_file(&path).map_err(|source| file_error(&path, source))?;
+    if check.is_whole || bring(client, job, output).await.is_err() {
+        return Err(client.broken(broken()));
+    }
+    if write(client, root, file, &ProgressBar::hidden()).await? { Ok(()) } else { Err(client.broken(broken())) }
+}
+
 fn check_free(dest: &Path) -> Result<(), CliError> {
     let is_free = match fs::read_dir(dest) {
         Ok(mut entries) => entries.next().is_none(),
@@ -116,15 +131,16 @@ fn check_paths(outputs: &Outputs) -> Result<(), proto::blob::ManifestError> {
     Manifest { files: files.collect() }.check()
 }
 
-async fn write(client: &mut Client, root: &Path, file: &OutputFile, bar: &ProgressBar) -> Result<(), CliError> {
+/// Whether its bytes are those that were asked for.
+async fn write(client: &mut Client, root: &Path, file: &OutputFile, bar: &ProgressBar) -> Result<bool, CliError> {
     let path = root.join(&file.path);
     let unwritable = |source| file_error(&path, source);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(unwritable)?;
     }
     match file.kind {
-        OutputKind::EmptyDirectory => fs::create_dir_all(&path).map_err(unwritable),
-        OutputKind::Link => symlink(&file.target, &path).map_err(unwritable),
+        OutputKind::EmptyDirectory => fs::create_dir_all(&path).map(|()| true).map_err(unwritable),
+        OutputKind::Link => symlink(&file.target, &path).map(|()| true).map_err(unwritable),
         OutputKind::File => {
             let mode = if file.executable { 0o777 } else { 0o666 };
             let mut open = fs::OpenOptions::new();
@@ -134,14 +150,14 @@ async fn write(client: &mut Client, root: &Path, file: &OutputFile, bar: &Progre
     }
 }
 
-/// Copies a blob, and checks that it is the one that was asked for.
+/// Copies a blob; whether it is the one that was asked for.
 async fn fetch(
     client: &mut Client,
     file: &OutputFile,
     to: &mut fs::File,
     path: &Path,
     bar: &ProgressBar,
-) -> Result<(), CliError> {
+) -> Result<bool, CliError> {
     let route = format!("/blobs/{}", segment(&file.content));
     let answer = client.send_bytes(Method::GET, &route, "application/json", bytes::Bytes::new()).await?;
     let mut body = answer.into_body();
@@ -153,10 +169,7 @@ async fn fetch(
         to.write_all(&data).map_err(|source| file_error(path, source))?;
         bar.inc(data.len() as u64);
     }
-    if hasher.finalize().to_hex().as_str() == file.content {
-        return Ok(());
-    }
-    Err(client.broken(format!("sent other bytes for {} than its record names", file.path)))
+    Ok(hasher.finalize().to_hex().as_str() == file.content)
 }
 
 fn file_error(path: &Path, source: std::io::Error) -> CliError {

@@ -1,7 +1,7 @@
 //! `fnode start`: from words to a running daemon, in front or detached.
 
 use std::fs::OpenOptions;
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -220,7 +220,8 @@ fn respawn_arguments(args: &StartArgs) -> Vec<String> {
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FNODE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("warn,{CLUSTER_STORY}=info")));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();
 }
 
 /// Starts this program again in the background and waits until it answers.

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, runs, secrets, submit, track};
 use super::openapi::Described;
 use super::refusal::Refusal;
-use super::words::blob::{BlobAnswer, BundleAnswer, FetchEvent, Outputs};
+use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs};
 use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
 use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequest, MemberQuery, WaitQuery};
@@ -154,6 +154,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::PATCH, "/nodes/{node}/labels", "Labels of a node", nodes::label).takes::<LabelRequest>().gives::<Done>(),
         Route::new(M::POST, "/bundles", "A manifest; answers which of its files are missing", blobs::bundle).takes_bytes(BODY_MAX + 64).gives::<BundleAnswer>(),
         Route::new(M::GET, "/blobs/{id}", "The bytes of a blob that is on this node", blobs::get),
+        Route::new(M::POST, "/blobs/{id}/check", "Hash a blob; a damaged one is removed, so that it is fetched again", blobs::check).gives::<BlobCheck>(),
         Route::new(M::PUT, "/blobs/{id}", "Store a blob under its content id", blobs::put).takes_bytes(usize::MAX).gives::<BlobAnswer>(),
         Route::new(M::GET, "/jobs", "Jobs, the newest first", jobs::list).asks::<JobQuery>().gives::<JobPage>(),
         Route::new(M::POST, "/jobs", "Submit a job or an array", submit::submit).takes::<SubmitRequest>().gives::<SubmitAnswer>(),

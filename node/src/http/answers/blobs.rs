@@ -25,7 +25,7 @@ use super::{Answered, has_ended, job_id, job_records};
 use crate::blobs::{BlobError, FetchProgress};
 use crate::http::refusal::{Raw, Refusal, blocking};
 use crate::http::routes::Shared;
-use crate::http::words::blob::{BlobAnswer, BundleAnswer, FetchEvent, OutputFile, OutputKind, Outputs};
+use crate::http::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, OutputFile, OutputKind, Outputs};
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::node::{Home, NodeHandle};
 
@@ -143,6 +143,15 @@ fn content_id(text: &str) -> Result<ContentId, Refusal> {
 
 pub(crate) async fn get(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Result<Response, Refusal> {
     respond(&api.node, content_id(&id)?, "application/octet-stream").await
+}
+
+pub(crate) async fn check(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<BlobCheck> {
+    let (id, blobs) = (content_id(&id)?, api.node.blobs().clone());
+    let is_whole = blocking(move || blobs.check(id)).await?;
+    if !is_whole {
+        tracing::warn!(blob = %id.short(), "was damaged or is gone; it is fetched again when it is needed");
+    }
+    Ok(Json(BlobCheck { is_whole }))
 }
 
 /// A blob that is here, as an answer of this media type.

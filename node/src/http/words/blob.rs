@@ -52,6 +52,13 @@ pub struct BlobAnswer {
     pub size_bytes: u64,
 }
 
+/// What a look at a blob found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BlobCheck {
+    /// Whether it is here with the bytes that its name promises.
+    pub is_whole: bool,
+}
+
 /// Files that a job made or changed, now on the answering node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outputs {
