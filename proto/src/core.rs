@@ -25,6 +25,7 @@ use crate::log::{Head, Log, VersionVector};
 use crate::membership::{self, Liveness, Membership};
 use crate::message::{Accepting, BUNDLES_MAX, Message};
 use crate::outbox::Out;
+use crate::pace::Pace;
 use crate::record::{Record, RecordKey};
 use crate::replication::Replication;
 use crate::snapshot::SignedSnapshot;
@@ -94,6 +95,9 @@ pub struct Core {
     storing: VecDeque<Storing>,
     tickets: u64,
     own_in_flight: bool,
+    pace: Pace,
+    /// What is to be written waits for more until then.
+    patient_until: Option<Timestamp>,
     /// Who has more entries than it sent, and the batch after which to ask for them.
     more_from: Option<(NodeId, StoreTicket)>,
     /// Groups that this node claims, and the highest epoch that it wrote for each.
@@ -155,6 +159,8 @@ impl Core {
             storing: VecDeque::new(),
             tickets: 0,
             own_in_flight: false,
+            pace: Pace::default(),
+            patient_until: None,
             more_from: None,
             taking: BTreeMap::new(),
             alarmed: false,
@@ -538,6 +544,7 @@ impl Core {
         let tick = self.ticked_at + if busy { TICK_BUSY } else { TICK_IDLE };
         let wake = self.membership.next_wake().map_or(tick, |membership| tick.min(membership));
         let wake = wake.max(now.at + Duration::from_millis(1)).max(self.ticked_at + TICK_BUSY);
+        let wake = self.patient_until.map_or(wake, |until| wake.min(until));
         if self.wake_asked != Some(wake) {
             self.wake_asked = Some(wake);
             effects.push(Effect::WakeAt(wake));

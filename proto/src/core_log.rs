@@ -227,12 +227,21 @@ impl Core {
             out.events.push(Event::Outcomes { group, epoch, jobs });
         }
         self.outbox.extend(out.events.drain(..).map(|event| (event, None)));
-        if self.own_in_flight || self.outbox.is_empty() {
+        self.patient_until = None;
+        if self.own_in_flight || self.outbox.is_empty() || self.is_patient(now) {
             return;
         }
         self.own_in_flight = true;
+        self.pace.on_written(now.at);
         let (mut events, waiting): (VecDeque<Event>, VecDeque<Option<Waiting>>) = self.outbox.drain(..).unzip();
         self.append(now, &mut events, waiting, out);
+    }
+
+    /// Whether what is to be written can wait for more; a user's request cannot.
+    fn is_patient(&mut self, now: Now) -> bool {
+        let is_asked = self.outbox.iter().any(|(_, waiting)| waiting.is_some());
+        self.patient_until = self.pace.waits_until(now.at).filter(|_| !is_asked);
+        self.patient_until.is_some()
     }
 
     fn append(

@@ -29,6 +29,7 @@ pub mod log;
 pub mod membership;
 pub mod message;
 mod outbox;
+mod pace;
 mod placement;
 pub mod plant;
 mod pull;
