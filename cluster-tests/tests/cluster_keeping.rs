@@ -137,6 +137,18 @@ fn a_keeper_that_dies_is_replaced_and_so_is_the_worker() {
 }
 
 #[test]
+fn a_log_that_was_lost_with_its_node_is_said_to_be() {
+    let mut lab = Lab::start(2);
+    let job = lab.submit_id(0, &["--node", "n1", "--on-lost", "fail"], "echo begun; while :; do sleep 1; done");
+    wait_for("it has begun", SOON, || lab.logs(0, &job).contains("begun").then_some(()));
+    lab.kill_host(1);
+    lab.wait_ended(0, &job, LATE);
+    let told = lab.fnode(0, &["logs", &job]).ok();
+    assert_eq!(told.stdout, "");
+    assert!(told.stderr.contains("was lost with its node n1, and what it had written there with it"), "{told:?}");
+}
+
+#[test]
 fn a_file_that_a_disk_has_damaged_is_fetched_again() {
     let lab = Lab::start(2);
     let job = leave_something(&lab, 0, "n0");

@@ -17,8 +17,9 @@ use super::exit::Exit;
 use super::jobs::alone;
 use super::output::{Output, say, write_out};
 use crate::http::ATTEMPT_HEADER;
+use crate::http::words::ending::EndReason;
 use crate::http::words::error::ErrorCode;
-use crate::http::words::job::{JobWord, StateWord};
+use crate::http::words::job::{AttemptWord, JobWord, StateWord};
 
 /// A daemon that is killed is started again by its runner within seconds.
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
@@ -90,15 +91,27 @@ pub(crate) async fn logs(mut client: Client, args: &LogsArgs, output: Output) ->
     }
     let mut place = Place::default();
     let is_there = print_log(&mut client, &job.line.id, &start, &mut place, false, output).await?;
-    if !is_there && !output.is_json() {
-        let why = match (job.line.state, start.since_unix_ms) {
-            (StateWord::Queued, _) => "has not started; fnode job explain tells why",
-            (_, 1..) => "has written nothing in that time",
-            _ => "has written nothing",
-        };
+    let lost_at = lost_at(&job, &start.attempt).filter(|_| place.offset == 0);
+    let why = match (job.line.state, lost_at, start.since_unix_ms) {
+        (_, Some(node), _) => format!("was lost with its node {node}, and what it had written there with it"),
+        _ if is_there => return Ok(Exit::Done),
+        (StateWord::Queued, ..) => "has not started; fnode job explain tells why".to_owned(),
+        (_, _, 1..) => "has written nothing in that time".to_owned(),
+        _ => "has written nothing".to_owned(),
+    };
+    if !output.is_json() {
         say(&format!("fnode: job {} {why}", job.line.id));
     }
     Ok(Exit::Done)
+}
+
+/// The node with which the attempt was lost whose log was asked for: the one that counts, where none was named.
+fn lost_at<'a>(job: &'a JobWord, attempt: &str) -> Option<&'a str> {
+    let is_asked = |word: &&AttemptWord| if attempt.is_empty() { word.counts } else { word.id == attempt };
+    let asked = job.attempts.iter().find(is_asked)?;
+    let lost = [EndReason::NodeDown, EndReason::RunnerDown, EndReason::AttemptGone, EndReason::CrashLimit];
+    let is_lost = asked.ending.as_ref().is_some_and(|ending| lost.contains(&ending.reason));
+    (is_lost && asked.log_bytes.is_none()).then_some(asked.node.name.as_str())
 }
 
 /// Follows a job that was just submitted, and exits as it ended.
