@@ -115,16 +115,22 @@ def _worker(worker: Mapping, path: str) -> Dict[str, str]:
     place = "{}:{}".format(path, worker.lines["environment"])
     if isinstance(environment, list):
         # As Docker has it: a list of KEY=VALUE.
-        pairs = [str(line).partition("=") for line in environment]
+        pairs = [_variable(line, place, "").partition("=") for line in environment]
         return {key: value for key, _, value in pairs}
     if not isinstance(environment, dict):
         raise ConfigurationError(
             "{}: worker's `environment` is {}; write keys with values".format(place, _shown(environment))
         )
-    return {key: _variable(value) for key, value in environment.items()}
+    lines = environment.lines  # type: ignore[attr-defined]
+    return {
+        key: _variable(value, "{}:{}".format(path, lines[key]), " `{}`".format(key))
+        for key, value in environment.items()
+    }
 
 
-def _variable(value: Any) -> str:
+def _variable(value: Any, place: str, name: str) -> str:
+    if isinstance(value, (dict, list)):
+        raise ConfigurationError("{}: the variable{} is {}; write a text".format(place, name, _shown(value)))
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else str(value)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Configuration is written by hand; a larger file is something else.
 SIZE_MAX = 1 << 20
 _DEPTH_MAX = 64
+_DOCUMENTS = "several documents in one file; keep one"
 
 _WORDS: Dict[str, Any] = {"": None, "~": None}
 for _word in ("null", "true", "false", "yes", "no", "on", "off"):
@@ -67,6 +68,8 @@ def parse(text: str, name: str) -> Any:
     parser = _Parser(text, name)
     value = parser.block(0, 0)
     if parser.at < len(parser.lines):
+        if parser.lines[parser.at].text in ("---", "..."):
+            parser.refuse(_DOCUMENTS)
         parser.refuse("this line is not indented as the ones before")
     return value
 
@@ -113,7 +116,7 @@ class _Parser:
             return None
         line = self.lines[self.at]
         if line.text in ("---", "..."):
-            self.refuse("several documents in one file; keep one")
+            self.refuse(_DOCUMENTS)
         if line.text == "-" or line.text.startswith("- "):
             return self._sequence(line.indent, depth)
         if _key_end(line.text) >= 0:

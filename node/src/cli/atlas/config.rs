@@ -1,0 +1,165 @@
+//! Where configuration lies, as Foundations had it: in the working directory, then in `$FOUNDATIONS_HOME`. A name is
+//! all that counts of such a file here, because every name means this cluster; `scheduler` and `local` need no file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::error::AtlasError;
+
+/// Names that need no file.
+const BUILT_IN: [&str; 2] = ["local", "scheduler"];
+/// How a file of configuration ends.
+const SUFFIX: &str = ".config.yaml";
+/// V3: one file per scheduler.
+const SUBMISSION: &str = "config/submission";
+/// V3: what a plain script is tracked with.
+const EXECUTION: &str = "config/execution";
+/// V1 and V2: one file per environment.
+const ENVIRONMENTS: &str = "config";
+
+/// Where files are looked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    here: PathBuf,
+    home: PathBuf,
+}
+
+/// Files of one kind by name, under the title of their list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listing {
+    pub(crate) title: &'static str,
+    pub(crate) files: BTreeMap<String, PathBuf>,
+}
+
+impl Places {
+    /// The working directory, and `FOUNDATIONS_HOME` or `~/.foundations`.
+    pub(crate) fn of_process() -> Self {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let user = set("HOME").unwrap_or_default();
+        let home = match set("FOUNDATIONS_HOME") {
+            Some(home) => home.strip_prefix("~").map(|below| user.join(below)).unwrap_or(home),
+            None => user.join(".foundations"),
+        };
+        Self { here: PathBuf::from("."), home }
+    }
+
+    /// Refuses a scheduler's configuration that is not there.
+    pub(crate) fn check_submission(&self, name: &str) -> Result<(), AtlasError> {
+        if BUILT_IN.contains(&name) || self.find(name, &[SUBMISSION]).is_some() {
+            return Ok(());
+        }
+        Err(AtlasError::Said(format!("Could not find submission configuration with name: `{name}`")))
+    }
+
+    /// The file of an environment. `None`: it is one that needs none.
+    pub(crate) fn environment(&self, name: &str) -> Result<Option<PathBuf>, AtlasError> {
+        match self.find(name, &[ENVIRONMENTS, SUBMISSION]) {
+            None if BUILT_IN.contains(&name) => Ok(None),
+            None => Err(AtlasError::Said(format!(
+                "Could not find environment `{name}`; see those that exist with `foundations info --env`"
+            ))),
+            found => Ok(found),
+        }
+    }
+
+    fn find(&self, name: &str, folders: &[&str]) -> Option<PathBuf> {
+        if name.contains('/') {
+            return None;
+        }
+        let paths = [&self.here, &self.home]
+            .into_iter()
+            .flat_map(|base| folders.iter().map(move |folder| base.join(folder).join(format!("{name}{SUFFIX}"))));
+        paths.into_iter().find(|path| path.is_file())
+    }
+
+    /// Everything that is there, for `foundations info --env`.
+    pub(crate) fn listings(&self) -> Vec<Listing> {
+        let both = |folder: &str| {
+            let mut files = files_in(&self.home.join(folder));
+            files.extend(files_in(&self.here.join(folder)));
+            files
+        };
+        let all = [
+            Listing { title: "submission configs:", files: both(SUBMISSION) },
+            Listing { title: "execution configs:", files: both(EXECUTION) },
+            Listing { title: "global configs:", files: files_in(&self.home.join(ENVIRONMENTS)) },
+            Listing { title: "project configs:", files: files_in(&self.here.join(ENVIRONMENTS)) },
+        ];
+        all.into_iter().filter(|listing| !listing.files.is_empty()).collect()
+    }
+}
+
+fn files_in(folder: &Path) -> BTreeMap<String, PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return BTreeMap::new() };
+    let named = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().to_str()?.strip_suffix(SUFFIX)?.to_owned();
+        let path = entry.path();
+        if path.is_file() { Some((name, std::path::absolute(&path).unwrap_or(path))) } else { None }
+    };
+    entries.flatten().filter_map(named).collect()
+}
+
+/// `path` as a whole one, with `.` and `..` taken out by name alone, as Python does it.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    let mut whole = PathBuf::new();
+    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
+        match part {
+            std::path::Component::ParentDir => drop(whole.pop()),
+            part => whole.push(part),
+        }
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(dir: &Path) -> Places {
+        Places { here: dir.join("here"), home: dir.join("home") }
+    }
+
+    fn write(path: &Path) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+
+    #[test]
+    fn this_directory_comes_before_the_user_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        let refused = places.check_submission("far").unwrap_err().to_string();
+        assert_eq!(refused, "Could not find submission configuration with name: `far`");
+        assert!(places.check_submission("scheduler").is_ok() && places.check_submission("local").is_ok());
+        let home = dir.path().join("home/config/submission/far.config.yaml");
+        write(&home);
+        assert!(places.check_submission("far").is_ok());
+        assert_eq!(places.environment("far").unwrap(), Some(home));
+        let here = dir.path().join("here/config/far.config.yaml");
+        write(&here);
+        assert_eq!(places.environment("far").unwrap(), Some(here));
+        assert!(places.environment("../far").is_err(), "a name is no path");
+        assert_eq!(places.environment("local").unwrap(), None);
+    }
+
+    #[test]
+    fn files_are_listed_by_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        assert_eq!(places.listings(), []);
+        write(&dir.path().join("home/config/submission/a.config.yaml"));
+        write(&dir.path().join("here/config/submission/a.config.yaml"));
+        write(&dir.path().join("here/config/local.config.yaml"));
+        write(&dir.path().join("here/config/notes.txt"));
+        let listings = places.listings();
+        let titles: Vec<_> = listings.iter().map(|listing| (listing.title, listing.files.len())).collect();
+        assert_eq!(titles, [("submission configs:", 1), ("project configs:", 1)]);
+        assert_eq!(listings[0].files["a"], dir.path().join("here/config/submission/a.config.yaml"));
+    }
+
+    #[test]
+    fn parents_are_taken_out_by_name() {
+        assert_eq!(absolute(Path::new("/a/b/../c/.")), Path::new("/a/c"));
+        assert_eq!(absolute(Path::new("/..")), Path::new("/"));
+    }
+}

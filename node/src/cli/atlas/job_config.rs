@@ -1,0 +1,302 @@
+//! `job.config.yaml`, which lies in a job's directory: read, checked key by key, and nothing guessed. The package does
+//! the same in `node/sdk/foundations/_job_config.py`; the files in `node/sdk/tests/configs` hold both to the same words.
+
+use std::path::Path;
+
+use super::near::nearest;
+use super::params::float_text;
+use super::yaml::{ConfigError, Entry, Map, Value, read_map};
+
+/// Its name.
+pub(crate) const FILE: &str = "job.config.yaml";
+/// A number of gigabytes that no machine has is a number of bytes: earlier releases took those.
+const GIGABYTES_MAX: f64 = (1 << 20) as f64;
+/// Keys of `worker`, of which only the first has a meaning here.
+const WORKER_KEYS: [&str; 10] = [
+    "environment",
+    "image",
+    "entrypoint",
+    "command",
+    "args",
+    "working_dir",
+    "volumes",
+    "resources",
+    "mem_limit",
+    "shm_size",
+];
+
+/// What a key may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Name,
+    Text,
+    Number,
+    Whole,
+    Keys,
+    Size,
+}
+
+/// Keys at the top, what they may be, and that in words. Null is as if the key were not there.
+const KEYS: [(&str, Kind, &str); 10] = [
+    ("project_name", Kind::Name, "a text"),
+    ("log_level", Kind::Text, "INFO, ERROR or DEBUG"),
+    ("entrypoint", Kind::Text, "a text"),
+    ("ram", Kind::Number, "a number of gigabytes"),
+    ("num_gpus", Kind::Whole, "a whole number"),
+    ("params", Kind::Keys, "keys with values"),
+    ("worker", Kind::Keys, "keys with values"),
+    // Of monitors, which are not there yet.
+    ("schedule", Kind::Keys, "keys with values"),
+    ("monitor_name", Kind::Text, "a text"),
+    ("mem_limit", Kind::Size, "a size"),
+];
+
+/// What the file says; `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct JobConfig {
+    pub(crate) project_name: Option<String>,
+    pub(crate) log_level: Option<String>,
+    pub(crate) entrypoint: Option<String>,
+    pub(crate) ram_bytes: Option<u64>,
+    pub(crate) num_gpus: Option<i128>,
+    pub(crate) params: Option<Map>,
+    /// Variables for the job, in the order of the file.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// The configuration in a job's directory; without a file all is `None`. What is ignored is added to `warnings`.
+pub(crate) fn read(directory: &Path, warnings: &mut Vec<String>) -> Result<JobConfig, ConfigError> {
+    let mut config = JobConfig::default();
+    let path = directory.join(FILE);
+    if !path.is_file() {
+        return Ok(config);
+    }
+    let found = read_map(&path)?;
+    for entry in &found.entries {
+        let Entry { key, line, value } = entry;
+        let place = format!("{}:{line}", path.display());
+        let Some((_, kind, words)) = KEYS.iter().find(|(known, ..)| known == key) else {
+            let known: Vec<&str> = KEYS.iter().map(|(known, ..)| *known).collect();
+            warnings.push(format!("{place}: `{key}` is not known{}; it is ignored", meant(key, &known)));
+            continue;
+        };
+        if *value == Value::Null {
+            continue;
+        }
+        if !fits(*kind, value) {
+            return Err(ConfigError(format!("{place}: `{key}` is {}; write {words}", shown(value))));
+        }
+        take(&mut config, entry, &path.display().to_string(), warnings)?;
+    }
+    Ok(config)
+}
+
+fn fits(kind: Kind, value: &Value) -> bool {
+    match kind {
+        Kind::Name => matches!(value, Value::Text(_) | Value::Int(_) | Value::Float(_)),
+        Kind::Text => matches!(value, Value::Text(_)),
+        Kind::Number => matches!(value, Value::Int(_) | Value::Float(_)),
+        Kind::Whole => matches!(value, Value::Int(_)),
+        Kind::Keys => matches!(value, Value::Map(_)),
+        Kind::Size => matches!(value, Value::Text(_) | Value::Int(_)),
+    }
+}
+
+fn take(config: &mut JobConfig, entry: &Entry, path: &str, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+    let place = format!("{path}:{}", entry.line);
+    let text = || plain(&entry.value);
+    match (entry.key.as_str(), &entry.value) {
+        ("project_name", _) => config.project_name = Some(text()),
+        ("log_level", _) => config.log_level = Some(text()),
+        ("entrypoint", _) => config.entrypoint = Some(text()),
+        ("ram", _) => {
+            let ram = ram_bytes(number(&entry.value), &shown(&entry.value));
+            config.ram_bytes = Some(ram.map_err(|what| ConfigError(format!("{place}: {what}")))?);
+        }
+        ("num_gpus", Value::Int(count)) => {
+            if *count < 0 {
+                let what = format!("{place}: Invalid GPU quantity {count}: give a whole number, 0 or more");
+                return Err(ConfigError(what));
+            }
+            config.num_gpus = Some(*count);
+        }
+        ("params", Value::Map(params)) => config.params = Some(params.clone()),
+        ("worker", Value::Map(worker)) => config.environment = environment(worker, path, warnings)?,
+        (key, _) => {
+            warnings.push(format!("{place}: `{key}` belongs to monitors, which are not there yet; it is ignored"))
+        }
+    }
+    Ok(())
+}
+
+fn number(value: &Value) -> f64 {
+    match value {
+        Value::Int(number) => *number as f64,
+        Value::Float(number) => *number,
+        _ => f64::NAN,
+    }
+}
+
+/// Bytes of a number of gigabytes; a number too large for gigabytes is bytes already.
+pub(crate) fn ram_bytes(ram: f64, given: &str) -> Result<u64, String> {
+    if !(ram > 0.0 && ram.is_finite()) {
+        return Err(format!("Invalid RAM quantity {given}: give gigabytes above 0"));
+    }
+    let bytes = if ram > GIGABYTES_MAX { ram } else { ram * 1e9 };
+    // Beyond what any machine has the number saturates, and is refused with its flag.
+    Ok((bytes as u64).max(1))
+}
+
+/// The variables for the job; what was meant for a container is told to be ignored.
+fn environment(worker: &Map, path: &str, warnings: &mut Vec<String>) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut variables = Vec::new();
+    for Entry { key, line, value } in &worker.entries {
+        let place = format!("{path}:{line}");
+        match (key.as_str(), value) {
+            ("environment", Value::Null) => {}
+            // As Docker has it: a list of KEY=VALUE.
+            ("environment", Value::List(items)) => {
+                for item in items {
+                    let pair = variable(item, &place, "")?;
+                    let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
+                    variables.push((name.to_owned(), value.to_owned()));
+                }
+            }
+            ("environment", Value::Map(map)) => {
+                for Entry { key, line, value } in &map.entries {
+                    let value = variable(value, &format!("{path}:{line}"), key)?;
+                    variables.push((key.clone(), value));
+                }
+            }
+            ("environment", other) => {
+                let what = format!("{place}: worker's `environment` is {}; write keys with values", shown(other));
+                return Err(ConfigError(what));
+            }
+            (known, _) if WORKER_KEYS.contains(&known) => warnings.push(format!(
+                "{place}: worker's `{key}` is ignored: jobs run as processes of their node, without a container"
+            )),
+            _ => warnings
+                .push(format!("{place}: worker's `{key}` is not known{}; it is ignored", meant(key, &WORKER_KEYS))),
+        }
+    }
+    Ok(variables)
+}
+
+/// A variable's value as text.
+fn variable(value: &Value, place: &str, name: &str) -> Result<String, ConfigError> {
+    match value {
+        Value::List(_) | Value::Map(_) => {
+            let of = if name.is_empty() { String::new() } else { format!(" `{name}`") };
+            Err(ConfigError(format!("{place}: the variable{of} is {}; write a text", shown(value))))
+        }
+        Value::Bool(value) => Ok(value.to_string()),
+        value => Ok(plain(value)),
+    }
+}
+
+fn meant(key: &str, known: &[&str]) -> String {
+    nearest(key, known).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default()
+}
+
+/// A single value as text.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        Value::Int(number) => number.to_string(),
+        Value::Float(number) => float_text(*number),
+        _ => String::new(),
+    }
+}
+
+/// A value in an error, short.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "empty".to_owned(),
+        Value::Bool(_) => return "true or false".to_owned(),
+        Value::List(_) => return "a list".to_owned(),
+        Value::Map(_) => return "keys with values".to_owned(),
+        Value::Text(text) => {
+            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+            let inside = text.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");
+            let inside = if quote == '\'' { inside.replace('\'', "\\'") } else { inside };
+            format!("{quote}{inside}{quote}")
+        }
+        single => plain(single),
+    };
+    text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::cli::atlas::params;
+
+    /// As `test_configs.py` writes down what the package reads.
+    fn as_read(directory: &Path) -> Json {
+        let mut warnings = Vec::new();
+        let path = directory.join(FILE).display().to_string();
+        let known = |text: &str| text.replace(&path, "PATH");
+        let config = match read(directory, &mut warnings) {
+            Ok(config) => config,
+            Err(error) => return json!({"error": known(&error.to_string())}),
+        };
+        let variables: serde_json::Map<String, Json> =
+            config.environment.into_iter().map(|(name, value)| (name, Json::String(value))).collect();
+        json!({
+            "project_name": config.project_name,
+            "log_level": config.log_level,
+            "entrypoint": config.entrypoint,
+            "ram_bytes": config.ram_bytes,
+            "num_gpus": config.num_gpus.map(|count| u64::try_from(count).unwrap()),
+            "params": config.params.as_ref().map(params::file_text),
+            "environment": variables,
+            "warnings": warnings.iter().map(|line| known(line)).collect::<Vec<_>>(),
+        })
+    }
+
+    #[test]
+    fn every_shared_configuration_is_read_as_the_package_reads_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/tests/configs");
+        let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        cases.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+        cases.sort();
+        assert!(cases.len() >= 10, "{cases:?}");
+        let dir = tempfile::tempdir().unwrap();
+        for case in cases {
+            std::fs::copy(&case, dir.path().join(FILE)).unwrap();
+            let wanted = std::fs::read_to_string(case.with_extension("json")).unwrap();
+            let wanted: Json = serde_json::from_str(&wanted).unwrap();
+            let read = as_read(dir.path());
+            match wanted["error_line"].as_u64() {
+                // Two readers of YAML word a slip of syntax in their own ways; the place is the same.
+                Some(line) => {
+                    let said = read["error"].as_str().unwrap_or_default();
+                    assert!(said.starts_with(&format!("PATH:{line}: ")), "{}: {read}", case.display());
+                }
+                None => assert_eq!(read, wanted, "{}", case.display()),
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_file_nothing_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut warnings = Vec::new();
+        assert_eq!(read(dir.path(), &mut warnings), Ok(JobConfig::default()));
+        assert_eq!(warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn gigabytes_and_numbers_that_can_only_be_bytes() {
+        assert_eq!(ram_bytes(1.0, "1"), Ok(1_000_000_000));
+        assert_eq!(ram_bytes(0.5, "0.5"), Ok(500_000_000));
+        assert_eq!(ram_bytes((16_u64 << 30) as f64, ""), Ok(16 << 30));
+        for ram in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(ram_bytes(ram, "x").is_err(), "{ram}");
+        }
+    }
+}
