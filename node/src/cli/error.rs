@@ -82,13 +82,19 @@ pub(crate) fn explain(error: &CliError) -> (Option<String>, Exit) {
 ///
 /// `args`: the command line that was refused, the program's name included.
 pub(crate) fn explain_usage(error: &clap::Error, args: &[OsString]) -> (String, Exit) {
+    explain_usage_of(super::args::Cli::command(), error, args)
+}
+
+/// The same for any program's words.
+pub(crate) fn explain_usage_of(command: clap::Command, error: &clap::Error, args: &[OsString]) -> (String, Exit) {
     use clap::error::ErrorKind;
-    let help = help_command(args);
+    let program = command.get_name().to_owned();
+    let help = help_command(command, args);
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => (text, Exit::Done),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            (format!("fnode: a command is missing; see {help}\n"), Exit::Usage)
+            (format!("{program}: a command is missing; see {help}\n"), Exit::Usage)
         }
         _ => {
             let said = text.split("\n\nUsage:").next().unwrap_or(&text);
@@ -113,15 +119,14 @@ pub(crate) fn explain_usage(error: &clap::Error, args: &[OsString]) -> (String, 
             } else {
                 ""
             };
-            (format!("fnode: {line}{hint}; see {help}\n"), Exit::Usage)
+            (format!("{program}: {line}{hint}; see {help}\n"), Exit::Usage)
         }
     }
 }
 
 /// `fnode node drain --help`, as far as the words name commands.
-fn help_command(args: &[OsString]) -> String {
-    let mut command = super::args::Cli::command();
-    let mut path = vec!["fnode".to_owned()];
+fn help_command(mut command: clap::Command, args: &[OsString]) -> String {
+    let mut path = vec![command.get_name().to_owned()];
     for word in args.iter().skip(1).take_while(|word| *word != "--").filter_map(|word| word.to_str()) {
         if let Some(below) = command.find_subcommand(word) {
             path.push(word.to_owned());

@@ -42,6 +42,16 @@ struct LogLine<'a> {
     log: &'a str,
 }
 
+/// Called once, before the first output of a job that is followed.
+pub(crate) type Begun<'a> = &'a mut dyn FnMut() -> Result<(), CliError>;
+
+/// A job that was followed to its end.
+pub(crate) struct Followed {
+    pub(crate) job: JobWord,
+    /// Whether its output ended in the middle of a line.
+    pub(crate) is_line_open: bool,
+}
+
 /// How far a log has been read.
 #[derive(Default)]
 struct Place {
@@ -52,6 +62,8 @@ struct Place {
     read: String,
     /// Bytes of a character that is not whole yet; only JSON needs them.
     carried: Vec<u8>,
+    /// Whether the last byte was not the end of a line.
+    is_line_open: bool,
 }
 
 /// Server-sent events of the cluster, as a reason to look again.
@@ -84,13 +96,13 @@ pub(crate) async fn logs(mut client: Client, args: &LogsArgs, output: Output) ->
     };
     let job: JobWord = client.get(&format!("/jobs/{}", segment(&args.job))).await?;
     if args.follow {
-        return match interruptible(follow(&mut client, &job.line.id, &start, output)).await {
+        return match interruptible(follow(&mut client, &job.line.id, &start, output, &mut || Ok(()))).await {
             Some(followed) => followed.map(|_| Exit::Done),
             None => Ok(detached(&job.line.id)),
         };
     }
     let mut place = Place::default();
-    let is_there = print_log(&mut client, &job.line.id, &start, &mut place, false, output).await?;
+    let is_there = print_log(&mut client, &job.line.id, &start, &mut place, None, output).await?;
     let lost_at = lost_at(&job, &start.attempt).filter(|_| place.offset == 0);
     let why = match (job.line.state, lost_at, start.since_unix_ms) {
         (_, Some(node), _) => format!("was lost with its node {node}, and what it had written there with it"),
@@ -122,28 +134,42 @@ pub(crate) async fn follow_to_end(
     propagate: bool,
     output: Output,
 ) -> Result<Exit, CliError> {
-    match interruptible(follow(&mut client, id, start, output)).await {
-        None => Ok(detached(id)),
-        Some(followed) => {
-            let job = match followed {
-                // How the job ended is known also where its log cannot be had.
-                Err(error) if error.is_refusal(ErrorCode::Unreachable) => {
-                    let job: JobWord = client.get(&format!("/jobs/{}", segment(id))).await?;
-                    if !job.line.state.is_final() {
-                        return Err(error);
-                    }
-                    say(&format!("fnode: {error}"));
-                    job
-                }
-                followed => followed?,
-            };
-            if output.is_json() {
-                output.print_json_line(&job)?;
-            } else {
-                say(&format!("fnode: job {id} {}", how(&job)));
-            }
-            Ok(exit_of(&job, propagate))
+    let Some(followed) = follow_to_record(&mut client, id, start, output, &mut || Ok(())).await? else {
+        return Ok(Exit::Interrupted);
+    };
+    let job = followed.job;
+    if output.is_json() {
+        output.print_json_line(&job)?;
+    } else {
+        say(&format!("fnode: job {id} {}", how(&job)));
+    }
+    Ok(exit_of(&job, propagate))
+}
+
+/// Prints a job's output until it ends, and calls `begun` before the first of it. `None`: Ctrl-C came first, and it is
+/// said that the job goes on.
+pub(crate) async fn follow_to_record(
+    client: &mut Client,
+    id: &str,
+    start: &Start,
+    output: Output,
+    begun: Begun<'_>,
+) -> Result<Option<Followed>, CliError> {
+    match interruptible(follow(client, id, start, output, begun)).await {
+        None => {
+            detached(id);
+            Ok(None)
         }
+        // How the job ended is known also where its log cannot be had.
+        Some(Err(error)) if error.is_refusal(ErrorCode::Unreachable) => {
+            let job: JobWord = client.get(&format!("/jobs/{}", segment(id))).await?;
+            if !job.line.state.is_final() {
+                return Err(error);
+            }
+            say(&format!("fnode: {error}"));
+            Ok(Some(Followed { job, is_line_open: false }))
+        }
+        Some(followed) => followed.map(Some),
     }
 }
 
@@ -176,7 +202,11 @@ pub(crate) async fn wait_to_end(
 }
 
 /// The job once it has ended; `None` when the deadline comes first.
-async fn wait(client: &mut Client, id: &str, deadline: Option<Instant>) -> Result<Option<JobWord>, CliError> {
+pub(crate) async fn wait(
+    client: &mut Client,
+    id: &str,
+    deadline: Option<Instant>,
+) -> Result<Option<JobWord>, CliError> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let seconds = left.map_or(WAIT_S, |left| left.as_secs().clamp(1, WAIT_S));
@@ -192,11 +222,19 @@ async fn wait(client: &mut Client, id: &str, deadline: Option<Instant>) -> Resul
 }
 
 /// Prints a job's output until it ends, attempt after attempt. Returns how it ended.
-async fn follow(client: &mut Client, id: &str, start: &Start, output: Output) -> Result<JobWord, CliError> {
+async fn follow(
+    client: &mut Client,
+    id: &str,
+    start: &Start,
+    output: Output,
+    begun: Begun<'_>,
+) -> Result<Followed, CliError> {
     let mut place = Place::default();
     let mut start = start.clone();
+    let mut is_begun = false;
+    let mut begin = || if std::mem::replace(&mut is_begun, true) { Ok(()) } else { begun() };
     loop {
-        match print_log(client, id, &start, &mut place, true, output).await {
+        match print_log(client, id, &start, &mut place, Some(&mut begin), output).await {
             // Read to its end: the next attempt, if there is one.
             Ok(true) => {
                 place.read = std::mem::take(&mut place.attempt);
@@ -207,7 +245,8 @@ async fn follow(client: &mut Client, id: &str, start: &Start, output: Output) ->
                 let job: JobWord = client.get(&format!("/jobs/{}", segment(id))).await?;
                 if job.line.state.is_final() {
                     // A second node shall have its end, too.
-                    return client.get(&format!("/jobs/{}/wait", segment(id))).await;
+                    let job = client.get(&format!("/jobs/{}/wait", segment(id))).await?;
+                    return Ok(Followed { job, is_line_open: place.is_line_open });
                 }
             }
             Err(error) if is_passing(&error) => {
@@ -224,13 +263,14 @@ async fn follow(client: &mut Client, id: &str, start: &Start, output: Output) ->
     }
 }
 
-/// Prints one attempt's log from `place` on. False: there was none to read.
+/// Prints one attempt's log from `place` on: what is there, or until the attempt ends, where somebody is to be told
+/// that it has begun. False: there was none to read.
 async fn print_log(
     client: &mut Client,
     id: &str,
     start: &Start,
     place: &mut Place,
-    follow: bool,
+    begun: Option<Begun<'_>>,
     output: Output,
 ) -> Result<bool, CliError> {
     let number = |value: u64| if value == 0 { String::new() } else { value.to_string() };
@@ -241,7 +281,7 @@ async fn print_log(
         ("attempt", attempt),
         ("after_attempt", place.read.clone()),
         ("offset", number(place.offset)),
-        ("follow", number(u64::from(follow))),
+        ("follow", number(u64::from(begun.is_some()))),
     ]);
     let path = format!("/jobs/{}/log{asked}", segment(id));
     let answer = client.send_bytes(Method::GET, &path, "application/json", bytes::Bytes::new()).await?;
@@ -249,6 +289,9 @@ async fn print_log(
         return Ok(false);
     };
     attempt.clone_into(&mut place.attempt);
+    if let Some(begun) = begun {
+        begun()?;
+    }
     let mut body = answer.into_body();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| client.broken("broke off in the middle of a log".to_owned()))?;
@@ -260,6 +303,7 @@ async fn print_log(
         }
         // A tail begins somewhere; only what is read from a known place can be resumed.
         place.offset += data.len() as u64;
+        place.is_line_open = data.last().map_or(place.is_line_open, |last| *last != b'\n');
     }
     if output.is_json() && !place.carried.is_empty() {
         let rest = std::mem::take(&mut place.carried);
@@ -302,20 +346,20 @@ async fn reconnect(client: &mut Client, error: CliError) -> Result<(), CliError>
 }
 
 /// The result, or `None` when Ctrl-C comes first.
-async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         done = work => Some(done),
         _ = tokio::signal::ctrl_c() => None,
     }
 }
 
-fn detached(id: &str) -> Exit {
+pub(crate) fn detached(id: &str) -> Exit {
     say(&format!("\nfnode: job {id} goes on; follow it with: fnode logs -f {id}, stop it with: fnode stop {id}"));
     Exit::Interrupted
 }
 
 /// How a job ended, as the end of a sentence.
-fn how(job: &JobWord) -> String {
+pub(crate) fn how(job: &JobWord) -> String {
     let state = job.line.state.as_str();
     let how = match (&job.line.ending, &job.line.array) {
         (Some(ending), _) if ending.text != state => format!("{state}: {}", ending.text),

@@ -32,28 +32,12 @@ struct Got {
 }
 
 pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> Result<Exit, CliError> {
-    bring(&mut client, &args.job, output).await?;
-    let outputs: Outputs = client.get(&format!("/jobs/{}/outputs", segment(&args.job))).await?;
+    let outputs = outputs(&mut client, &args.job, output.is_json()).await?;
     let dest = args.to.clone().unwrap_or_else(|| PathBuf::from(outputs.job.replace('/', ".")));
     check_free(&dest)?;
-    // A node is trusted, a path is not: nothing may land outside of the directory.
-    check_paths(&outputs).map_err(|error| client.broken(format!("named files that cannot be ({error})")))?;
-    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let unwritable = |source| file_error(&dest, source);
-    fs::create_dir_all(parent).map_err(unwritable)?;
-    let aside = tempfile::Builder::new().prefix(".fnode-get-").tempdir_in(parent).map_err(unwritable)?;
-    let root = aside.path().join("files");
-    fs::create_dir(&root).map_err(unwritable)?;
-    let bar = bar("fetching", output.is_json());
-    bar.set_length(outputs.total_bytes);
-    for file in &outputs.files {
-        if !write(&mut client, &root, file, &bar).await? {
-            mend(&mut client, &args.job, &root, file, output).await?;
-        }
-    }
-    bar.finish_and_clear();
+    let aside = copy(&mut client, &outputs, &dest, output.is_json()).await?;
     // Takes the place of an empty directory, and of nothing else.
-    fs::rename(&root, &dest).map_err(unwritable)?;
+    fs::rename(aside.files(), &dest).map_err(|source| file_error(&dest, source))?;
     let got = Got {
         job: outputs.job,
         dir: dest.display().to_string(),
@@ -66,11 +50,54 @@ pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> R
     Ok(Exit::Done)
 }
 
+/// Files beside the directory where they shall be; gone with this, unless they are moved away.
+pub(crate) struct Aside(tempfile::TempDir);
+
+impl Aside {
+    /// The directory that holds them.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.0.path().join("files")
+    }
+}
+
+/// The files that a job made or changed, all of them on the daemon's disk then.
+pub(crate) async fn outputs(client: &mut Client, job: &str, is_quiet: bool) -> Result<Outputs, CliError> {
+    bring(client, job, is_quiet).await?;
+    let outputs: Outputs = client.get(&format!("/jobs/{}/outputs", segment(job))).await?;
+    // A node is trusted, a path is not: nothing may land outside of the directory.
+    check_paths(&outputs).map_err(|error| client.broken(format!("named files that cannot be ({error})")))?;
+    Ok(outputs)
+}
+
+/// Copies files to a place beside `dest`, on the same file system.
+pub(crate) async fn copy(
+    client: &mut Client,
+    outputs: &Outputs,
+    dest: &Path,
+    is_quiet: bool,
+) -> Result<Aside, CliError> {
+    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unwritable = |source| file_error(dest, source);
+    fs::create_dir_all(parent).map_err(unwritable)?;
+    let aside = Aside(tempfile::Builder::new().prefix(".fnode-get-").tempdir_in(parent).map_err(unwritable)?);
+    let root = aside.files();
+    fs::create_dir(&root).map_err(unwritable)?;
+    let bar = bar("fetching", is_quiet);
+    bar.set_length(outputs.total_bytes);
+    for file in &outputs.files {
+        if !write(client, &root, file, &bar).await? {
+            mend(client, &outputs.job, &root, file, is_quiet).await?;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(aside)
+}
+
 /// Has the files brought to the daemon, however long that takes; what is there already takes no time.
-async fn bring(client: &mut Client, job: &str, output: Output) -> Result<(), CliError> {
+async fn bring(client: &mut Client, job: &str, is_quiet: bool) -> Result<(), CliError> {
     let route = format!("/jobs/{}/outputs/fetch", segment(job));
     let mut body = client.send_bytes(Method::GET, &route, "application/json", bytes::Bytes::new()).await?.into_body();
-    let bar = bar("from other nodes", output.is_json());
+    let bar = bar("from other nodes", is_quiet);
     let mut text = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| client.broken("broke off while it fetched the files".to_owned()))?;
@@ -96,13 +123,13 @@ async fn bring(client: &mut Client, job: &str, output: Output) -> Result<(), Cli
 }
 
 /// A disk has changed a file since it was stored: the daemon lets go of it, and brings it from another node.
-async fn mend(client: &mut Client, job: &str, root: &Path, file: &OutputFile, output: Output) -> Result<(), CliError> {
+async fn mend(client: &mut Client, job: &str, root: &Path, file: &OutputFile, is_quiet: bool) -> Result<(), CliError> {
     let broken =
         || format!("has other bytes for {} than its record names, and no other node has the right ones", file.path);
     let check: BlobCheck = client.post(&format!("/blobs/{}/check", segment(&file.content)), &()).await?;
     let path = root.join(&file.path);
     fs::remove_file(&path).map_err(|source| file_error(&path, source))?;
-    if check.is_whole || bring(client, job, output).await.is_err() {
+    if check.is_whole || bring(client, job, is_quiet).await.is_err() {
         return Err(client.broken(broken()));
     }
     if write(client, root, file, &ProgressBar::hidden()).await? { Ok(()) } else { Err(client.broken(broken())) }
@@ -172,7 +199,7 @@ async fn fetch(
     Ok(hasher.finalize().to_hex().as_str() == file.content)
 }
 
-fn file_error(path: &Path, source: std::io::Error) -> CliError {
+pub(crate) fn file_error(path: &Path, source: std::io::Error) -> CliError {
     let remedy = "free some space or choose another directory with --to DIR";
     CliError::File { verb: "write", path: path.to_owned(), source, remedy }
 }

@@ -6,7 +6,6 @@
 //! and anything that a program could not get with `--json`.
 
 mod args;
-#[expect(dead_code, reason = "the commands that read it come next")]
 mod atlas;
 mod bundle;
 mod client;
@@ -29,6 +28,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+
+pub use atlas::{atlas_server, foundations};
 
 use args::{Cli, Command, ConfigCommand, SdkCommand, StartArgs};
 use client::Client;

@@ -25,44 +25,26 @@ const REPEATS_MAX: u32 = 3;
 
 /// What `fnode submit` tells.
 #[derive(Clone, Debug, Serialize)]
-struct Submitted {
+pub(crate) struct Submitted {
     #[serde(flatten)]
-    answer: SubmitAnswer,
+    pub(crate) answer: SubmitAnswer,
     /// The bundle, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    bundle: Option<BundleLine>,
+    pub(crate) bundle: Option<BundleLine>,
     /// Bytes of its files that went to the daemon; what that has already is not sent again.
     sent_bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct BundleLine {
+pub(crate) struct BundleLine {
     manifest: String,
     files: u32,
-    total_bytes: u64,
+    pub(crate) total_bytes: u64,
     manifest_bytes: u64,
 }
 
 pub(crate) async fn submit(mut client: Client, args: &SubmitArgs, output: Output) -> Result<Exit, CliError> {
-    let mut request = request(args)?;
-    request.check().map_err(CliError::Refused)?;
-    let mut sent = None;
-    if !args.no_bundle {
-        check_directory(&args.dir)?;
-        // A daemon that is not there is told before a large directory is read.
-        let _: NodeInfo = client.get("/node").await?;
-        let bundle = bundle::send(&mut client, &args.dir, output.is_json()).await?;
-        request.bundle.clone_from(&bundle.answer.manifest);
-        if !args.no_env {
-            request.environment = bundle.environment.clone().map(|mut environment| {
-                environment.python.clone_from(&request.python);
-                environment
-            });
-        }
-        sent = Some(bundle);
-    }
-    let answer = post(&mut client, &request).await?;
-    let submitted = submitted(answer, sent.as_ref());
+    let submitted = hand_in(&mut client, args, output.is_json()).await?;
     if !submitted.answer.warning.is_empty() {
         say(&format!("fnode: warning: {}", submitted.answer.warning));
     }
@@ -72,6 +54,29 @@ pub(crate) async fn submit(mut client: Client, args: &SubmitArgs, output: Output
         return Ok(Exit::Done);
     }
     finish(client, &submitted.answer, args, output).await
+}
+
+/// Sends the directory and submits the job; says nothing but how far that is, and with `is_quiet` not even this.
+pub(crate) async fn hand_in(client: &mut Client, args: &SubmitArgs, is_quiet: bool) -> Result<Submitted, CliError> {
+    let mut request = request(args)?;
+    request.check().map_err(CliError::Refused)?;
+    let mut sent = None;
+    if !args.no_bundle {
+        check_directory(&args.dir)?;
+        // A daemon that is not there is told before a large directory is read.
+        let _: NodeInfo = client.get("/node").await?;
+        let bundle = bundle::send(client, &args.dir, is_quiet).await?;
+        request.bundle.clone_from(&bundle.answer.manifest);
+        if !args.no_env {
+            request.environment = bundle.environment.clone().map(|mut environment| {
+                environment.python.clone_from(&request.python);
+                environment
+            });
+        }
+        sent = Some(bundle);
+    }
+    let answer = post(client, &request).await?;
+    Ok(submitted(answer, sent.as_ref()))
 }
 
 /// Asks until there is an answer: a lost one may have been a yes, and the id finds out.
