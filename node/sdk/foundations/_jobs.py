@@ -114,9 +114,13 @@ class Deployment:
 
     def stream_job_logs(self) -> Iterator[str]:
         """Lines that the job writes, as it writes them, without their ends; until it has ended."""
+        return self._lines(None)
+
+    def _lines(self, begun: Optional[Callable[[], None]]) -> Iterator[str]:
+        """The same; `begun` is called when the job runs, which may be long before it writes something."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         rest = ""
-        for piece in _Follower(self._job_id).pieces():
+        for piece in _Follower(self._job_id, begun).pieces():
             *lines, rest = (rest + decoder.decode(piece)).split("\n")
             yield from lines
         rest += decoder.decode(b"", True)
@@ -201,8 +205,9 @@ class Deployment:
 class _Follower:
     """Reads a job's log to its end: over restarts of the daemon, and from one attempt to the next, without a gap."""
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, begun: Optional[Callable[[], None]]) -> None:
         self._job_id = job_id
+        self._begun = begun
         self._attempt = ""
         self._offset = 0
         self._read = ""
@@ -225,12 +230,20 @@ class _Follower:
         client = _client.default()
         answer = client.follow(self._job_id, self._attempt, self._offset, "" if self._attempt else self._read)
         self._attempt = answer.headers.get(_client.ATTEMPT_HEADER, self._attempt)
+        if self._attempt:
+            self._begin()
         for piece in answer.chunks:
+            self._begin()
             self._offset += len(piece)
             yield piece
         if self._attempt:
             # To its end; what is left is the question whether there is another one.
             self._read, self._attempt, self._offset = self._attempt, "", 0
+
+    def _begin(self) -> None:
+        if self._begun is not None:
+            self._begun()
+            self._begun = None
 
 
 def _retried(ask: Callable[[], Dict[str, Any]]) -> Dict[str, Any]:

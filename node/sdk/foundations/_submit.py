@@ -116,11 +116,7 @@ def deploy(
 def follow(job: Deployment) -> None:
     """Prints a job's output until it ends; Ctrl-C leaves it running."""
     _console.info("Job queued. Ctrl-C to stop streaming - job will not be interrupted or cancelled.")
-    begun = False
-    for line in job.stream_job_logs():
-        if not begun:
-            begun = True
-            _console.info("Job running, streaming logs.")
+    for line in job._lines(lambda: _console.info("Job running, streaming logs.")):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
     failed = job.get_true_job_status() == "failed"

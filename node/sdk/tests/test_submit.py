@@ -11,7 +11,7 @@ import unittest
 import support
 
 import foundations
-from foundations import _parameters
+from foundations import _client, _parameters
 from foundations.testing import FakeTransport, refusal
 
 # Stands where the program is: notes how it was called, and answers as it does.
@@ -276,6 +276,14 @@ class Streaming(Launching):
                 "Foundations INFO: Job 'j1' has failed.",
             ],
         )
+
+    def test_a_job_that_writes_nothing_is_told_as_running_all_the_same(self):
+        silent = _client.Answer(200, {_client.ATTEMPT_HEADER: "1.1"}, iter([]))
+        api = FakeTransport({"GET /jobs/j1/log": silent, "GET /jobs/j1": support.job(state="completed")})
+        with api, self.printed() as lines:
+            foundations.submit(job_directory=self.project, stream_job_logs=True)
+        wanted = ["Foundations INFO: Job running, streaming logs.", "Foundations INFO: Job 'j1' has completed."]
+        self.assertEqual(lines[5:], wanted)
 
     def test_without_the_wish_nothing_is_streamed(self):
         with FakeTransport() as api, self.printed():
