@@ -158,7 +158,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::PUT, "/blobs/{id}", "Store a blob under its content id", blobs::put).takes_bytes(usize::MAX).gives::<BlobAnswer>(),
         Route::new(M::GET, "/jobs", "Jobs, the newest first", jobs::list).asks::<JobQuery>().gives::<JobPage>(),
         Route::new(M::POST, "/jobs", "Submit a job or an array", submit::submit).takes::<SubmitRequest>().gives::<SubmitAnswer>(),
-        Route::new(M::GET, "/jobs/{id}", "One job, by id or unique prefix", jobs::show).gives::<JobWord>(),
+        Route::new(M::GET, "/jobs/{id}", "One job, by id, unique prefix or unique name", jobs::show).gives::<JobWord>(),
         Route::new(M::DELETE, "/jobs/{id}", "Delete a job that has ended", jobs::delete).gives::<Done>(),
         Route::new(M::GET, "/jobs/{id}/members", "The jobs of an array", jobs::members).asks::<MemberQuery>().gives::<JobPage>(),
         Route::new(M::GET, "/jobs/{id}/explanation", "Why a job waits", jobs::explain).gives::<ExplanationWord>(),

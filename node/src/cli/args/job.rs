@@ -125,21 +125,21 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The job: its id or a unique prefix, with /INDEX for a member of an array
+    /// The job: its id, a unique prefix or its name; with /INDEX for a member of an array
     #[arg(value_name = "JOB")]
     pub(crate) job: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    /// The jobs: ids or unique prefixes, with /INDEX for a member of an array
+    /// The jobs: ids, unique prefixes or names; with /INDEX for a member of an array
     #[arg(value_name = "JOB", required = true, num_args = 1..)]
     pub(crate) jobs: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// The jobs: ids or unique prefixes
+    /// The jobs: ids, unique prefixes or names
     #[arg(value_name = "JOB", required = true, num_args = 1..)]
     pub(crate) jobs: Vec<String>,
     /// Give up after this time, with exit code 1; the jobs go on
@@ -152,7 +152,7 @@ pub(crate) struct WaitArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// The job: its id or a unique prefix, with /INDEX for a member of an array
+    /// The job: its id, a unique prefix or its name; with /INDEX for a member of an array
     #[arg(value_name = "JOB")]
     pub(crate) job: String,
     /// Where to; must not exist or be empty [default: the job's id]
@@ -162,7 +162,7 @@ pub(crate) struct GetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MarkArgs {
-    /// The jobs: ids or unique prefixes
+    /// The jobs: ids, unique prefixes or names
     #[arg(value_name = "JOB", required = true, num_args = 1..)]
     pub(crate) jobs: Vec<String>,
     /// Take it back
@@ -195,7 +195,7 @@ pub(crate) struct NoteArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// The job: its id or a unique prefix, with /INDEX for a member of an array
+    /// The job: its id, a unique prefix or its name; with /INDEX for a member of an array
     #[arg(value_name = "JOB")]
     pub(crate) job: String,
     /// Go on until the job ends; Ctrl-C leaves it running

@@ -56,7 +56,7 @@ pub(crate) async fn stop(mut client: Client, config: &str, job: &str) -> Result<
 /// `foundations clear-queue`: every job of every project that waits.
 pub(crate) async fn clear(mut client: Client) -> Result<Exit, AtlasError> {
     let mut removed = 0;
-    for line in all(&mut client, "/jobs", &[("state", "unfinished".to_owned()), ("all", "true".to_owned())]).await? {
+    for line in all(&mut client, "/jobs", &[("state", "queued".to_owned()), ("all", "true".to_owned())]).await? {
         match &line.array {
             None if line.state == StateWord::Queued => removed += stop_queued(&mut client, &line.id).await?,
             // Jobs of an array that wait, where others of it run.

@@ -13,13 +13,20 @@ pub(crate) mod submit;
 pub(crate) mod track;
 
 use proto::record::{GroupRecord, JobRecord};
-use proto::{JobId, Member, NodeId};
+use proto::{GroupId, JobId, Member, NodeId};
 
 use super::describe::Names;
 use super::refusal::{Refusal, blocking};
 use super::words::Done;
 use super::words::error::{ErrorCode, ErrorWord};
-use crate::node::{NodeHandle, Resolved, ViewSnapshot};
+use super::words::submit::NAME_MAX;
+use crate::node::{NodeError, NodeHandle, Resolved, ViewSnapshot};
+use crate::store::GroupFilter;
+
+/// Submissions looked at for a name, the newest first: names have no index, and an older one has its id.
+const NAMED_MAX: usize = 20_000;
+/// Read from the store at a time.
+const NAMED_BATCH: usize = 200;
 
 /// What a handler gives.
 pub(crate) type Answered<T> = Result<axum::Json<T>, Refusal>;
@@ -38,20 +45,47 @@ pub(crate) async fn view(node: &NodeHandle) -> Result<(ViewSnapshot, Names), Ref
     Ok((view, names))
 }
 
-/// The job that `text`, an id or a unique prefix, names.
+/// The job that `text`, an id, a unique prefix or a unique name, names.
 pub(crate) async fn job_id(node: &NodeHandle, text: &str) -> Result<JobId, Refusal> {
+    if text.is_empty() || text.len() > NAME_MAX {
+        return Err(no_job(text));
+    }
     let (handle, wanted) = (node.clone(), text.to_owned());
-    let is_sensible = !text.is_empty() && text.len() <= 64;
-    let resolved = if is_sensible { blocking(move || handle.resolve(&wanted)).await? } else { Resolved::Unknown };
-    match resolved {
-        Resolved::Job(id) => Ok(id),
-        Resolved::Unknown => Err(no_job(text)),
-        Resolved::Ambiguous(groups) => {
-            let some: Vec<String> = groups.iter().map(ToString::to_string).collect();
-            let message = format!("{text:?} begins the ids of several jobs: {}", some.join(", "));
-            Err(Refusal(ErrorWord::new(ErrorCode::Ambiguous, message, "give more of the id")))
+    let several = |groups: &[GroupId], what: &str| {
+        let some: Vec<String> = groups.iter().map(ToString::to_string).collect();
+        let message = format!("{text:?} {what}: {}", some.join(", "));
+        Refusal(ErrorWord::new(ErrorCode::Ambiguous, message, "give more of the id"))
+    };
+    match blocking(move || handle.resolve(&wanted)).await? {
+        Resolved::Job(id) => return Ok(id),
+        Resolved::Ambiguous(groups) => return Err(several(&groups, "begins the ids of several jobs")),
+        Resolved::Unknown => {}
+    }
+    let (handle, wanted) = (node.clone(), text.to_owned());
+    match blocking(move || named(&handle, &wanted)).await?.as_slice() {
+        [] => Err(no_job(text)),
+        [group] => Ok(JobId::only(*group)),
+        groups => Err(several(groups, "is the name of several jobs")),
+    }
+}
+
+/// The latest job with this name, and the one before: what a user chose as `FOUNDATIONS_JOB_ID` is a job's name.
+fn named(node: &NodeHandle, name: &str) -> Result<Vec<GroupId>, NodeError> {
+    let mut filter = GroupFilter { hidden: true, ..GroupFilter::default() };
+    let mut found = Vec::new();
+    for _ in 0..NAMED_MAX / NAMED_BATCH {
+        let groups = node.groups(&filter, NAMED_BATCH)?;
+        let is_last = groups.len() < NAMED_BATCH;
+        filter.before = groups.last().map(|(group, _)| *group);
+        let is_it = |record: &GroupRecord| {
+            !record.marks.deleted && record.submitted.as_ref().is_some_and(|submitted| submitted.spec.name == name)
+        };
+        found.extend(groups.iter().filter(|(_, record)| is_it(record)).map(|(group, _)| *group));
+        if is_last || found.len() > 1 {
+            break;
         }
     }
+    Ok(found)
 }
 
 fn no_job(text: &str) -> Refusal {
