@@ -165,7 +165,8 @@ pub(crate) struct SdkArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SdkCommand {
-    /// Put the package `foundations` where a Python finds it: for scripts that you start by hand; jobs have it
+    /// Put the package `foundations` where a Python finds it, and the commands foundations and atlas-server beside it: for
+    /// scripts that you start by hand; jobs have it
     #[command(after_help = "EXAMPLES:\n  fnode sdk install                       for the python3 on the path\n  \
                             fnode sdk install --python .venv/bin/python\n  fnode sdk install --dir vendor")]
     Install(SdkInstallArgs),
