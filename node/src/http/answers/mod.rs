@@ -93,12 +93,15 @@ fn no_job(text: &str) -> Refusal {
     Refusal(ErrorWord::not_found(message, "see fnode jobs --all; a job of an array is GROUP/INDEX"))
 }
 
-/// The records of a job.
+/// The records of a job; a deleted one is not known any more.
 pub(crate) async fn job_records(node: &NodeHandle, id: JobId) -> Result<(GroupRecord, Option<JobRecord>), Refusal> {
     let handle = node.clone();
     let records = blocking(move || Ok::<_, crate::node::NodeError>((handle.group(id.group)?, handle.job(id)?)));
+    let is_deleted = |job: &Option<JobRecord>| job.as_ref().is_some_and(|job| job.marks.deleted);
     match records.await? {
-        (Some(group), job) if group.submitted.is_some() => Ok((group, job)),
+        (Some(group), job) if group.submitted.is_some() && !group.marks.deleted && !is_deleted(&job) => {
+            Ok((group, job))
+        }
         _ => Err(no_job(&id.to_string())),
     }
 }
