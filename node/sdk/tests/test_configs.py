@@ -13,7 +13,7 @@ import unittest
 import support
 
 import foundations
-from foundations import _config, _job_config, _submit
+from foundations import _config, _job_config, _submit, _values
 
 CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
 # Found before a test clears its environment.
@@ -51,8 +51,10 @@ class Configs(support.Case):
                 config = _job_config.read(self.dir)
             except foundations.ConfigurationError as error:
                 return {"error": str(error).replace(path, "PATH")}
-        params = None
+        params = record = None
         if config.params is not None:
+            record = _values.json_text(config.params, "params")
+            record = None if '{"f":"' in record else record
             _submit._write_parameters(self.dir, config.params)
             params = self.read("foundations_job_parameters.json")
         return {
@@ -62,6 +64,7 @@ class Configs(support.Case):
             "ram_bytes": None if config.ram is None else _config.ram_bytes(config.ram),
             "num_gpus": config.num_gpus,
             "params": params,
+            "params_record": record,
             "environment": config.environment,
             "warnings": [line.replace("Foundations WARNING: ", "").replace(path, "PATH") for line in lines],
         }

@@ -89,6 +89,13 @@ impl Node {
         command
     }
 
+    /// The same binary under another of its names.
+    pub(crate) fn named(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = self.command(args);
+        command.arg0(name);
+        command
+    }
+
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Ran {
         Ran::of(&self.command(args).output().unwrap())
     }
@@ -190,7 +197,7 @@ impl Drop for Node {
 }
 
 impl Ran {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -253,6 +253,7 @@ mod tests {
             "ram_bytes": config.ram_bytes,
             "num_gpus": config.num_gpus.map(|count| u64::try_from(count).unwrap()),
             "params": config.params.as_ref().map(params::file_text),
+            "params_record": config.params.as_ref().and_then(params::record_text),
             "environment": variables,
             "warnings": warnings.iter().map(|line| known(line)).collect::<Vec<_>>(),
         })

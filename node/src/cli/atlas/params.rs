@@ -15,7 +15,8 @@ pub(crate) fn file_text(params: &Map) -> String {
     text
 }
 
-/// In one line, for the record of the submission; `None`: there is a number that JSON does not have.
+/// In one line, for the record of the submission, as the package writes it there; `None`: there is a number that JSON does
+/// not have.
 pub(crate) fn record_text(params: &Map) -> Option<String> {
     if !is_finite(&Value::Map(params.clone())) {
         return None;
@@ -39,13 +40,19 @@ fn write_value(text: &mut String, value: &Value, indent: Option<usize>) {
     match value {
         Value::Null => text.push_str("null"),
         Value::Bool(value) => text.push_str(if *value { "true" } else { "false" }),
+        // What no reader of the record can hold without losing digits is a floating point number there.
+        Value::Int(number)
+            if indent.is_none() && i64::try_from(*number).is_err() && u64::try_from(*number).is_err() =>
+        {
+            text.push_str(&float_text(*number as f64));
+        }
         Value::Int(number) => text.push_str(&number.to_string()),
         Value::Float(number) if number.is_nan() => text.push_str("NaN"),
         Value::Float(number) if number.is_infinite() => {
             text.push_str(if *number > 0.0 { "Infinity" } else { "-Infinity" });
         }
         Value::Float(number) => text.push_str(&float_text(*number)),
-        Value::Text(value) => write_quoted(text, value),
+        Value::Text(value) => write_quoted(text, value, indent.is_some()),
         Value::List(items) => write_items(text, ('[', ']'), items, indent, write_value),
         Value::Map(map) => write_map(text, map, indent),
     }
@@ -53,8 +60,8 @@ fn write_value(text: &mut String, value: &Value, indent: Option<usize>) {
 
 fn write_map(text: &mut String, map: &Map, indent: Option<usize>) {
     write_items(text, ('{', '}'), &map.entries, indent, |text, entry, indent| {
-        write_quoted(text, &entry.key);
-        text.push_str(": ");
+        write_quoted(text, &entry.key, indent.is_some());
+        text.push_str(if indent.is_some() { ": " } else { ":" });
         write_value(text, &entry.value, indent);
     });
 }
@@ -79,7 +86,7 @@ fn write_items<T>(
                 line(text, levels);
             }
             (None, 0) => {}
-            (None, _) => text.push_str(", "),
+            (None, _) => text.push(','),
         }
         write(text, item, indent.map(|levels| levels + 1));
     }
@@ -89,8 +96,8 @@ fn write_items<T>(
     text.push(close);
 }
 
-/// With everything escaped that is not printable ASCII.
-fn write_quoted(text: &mut String, value: &str) {
+/// With everything escaped that JSON does not allow, or that is not printable ASCII.
+fn write_quoted(text: &mut String, value: &str, ascii: bool) {
     text.push('"');
     for char in value.chars() {
         match char {
@@ -102,6 +109,7 @@ fn write_quoted(text: &mut String, value: &str) {
             '\u{8}' => text.push_str("\\b"),
             '\u{c}' => text.push_str("\\f"),
             ' '..='~' => text.push(char),
+            '\u{7f}'.. if !ascii => text.push(char),
             _ => {
                 for unit in char.encode_utf16(&mut [0; 2]) {
                     let _ = write!(text, "\\u{unit:04x}");
