@@ -68,7 +68,7 @@ fn workers_are_processors_that_are_offered() {
     }
     assert!(!node.home().exists(), "nothing was started");
     let out = ok(&node, &["start"], &[("NUM_WORKERS", "1")]);
-    assert!(out.contains("NUM_WORKERS=1: 1 CPUs are offered"), "{out}");
+    assert!(out.contains("NUM_WORKERS=1: 1 CPU offered; "), "{out}");
     assert_eq!(node.json(&["node", "show"])["cpu_milli"], json!(1_000));
 }
 

@@ -413,7 +413,6 @@ fn the_queue_is_cleared_of_all_that_wait() {
     let waiting = [submit(&node, &dir, &WAITS), submit(&node, &dir, &[&WAITS[..], &["--project-name", "q"]].concat())];
     let array = node.submit(&["--memory", "200TiB", "--array", "1-3"], &["true"]);
     let after = node.submit(&["--array", "1-3", "--after", &running], &["true"]);
-    node.ok(&["job", "archive", &waiting[0]]);
     assert_eq!(ok(&node, &["clear-queue", "scheduler"]), "Removed 8 job(s) from queue\n");
     for id in waiting.iter().chain([&array, &after]) {
         node.until(&["job", "show", id], "/state", &json!("stopped"));
@@ -446,10 +445,15 @@ fn what_a_job_made_is_copied_to_where_it_is_wanted() {
     let read = |path: &str| std::fs::read_to_string(node.file(path)).unwrap_or_else(|error| format!("{path}: {error}"));
     assert_eq!(ok(&node, &["get", "job", "scheduler", &id]), success);
     assert_eq!((read(&format!("{id}/models/a/m")).as_str(), read(&format!("{id}/notes/n")).as_str()), ("m\n", "n\n"));
+    assert_eq!(read(&format!("{id}/run.sh")), script, "the directory as the job left it");
     write(&node.file("results/mine"), "stays");
     write(&node.file("results/notes/n"), "old");
     assert_eq!(ok(&node, &["get", "job", "scheduler", &id, "--save_dir", "results"]), success);
     assert_eq!((read("results/mine").as_str(), read("results/notes/n").as_str()), ("stays", "n\n"));
+    node.ok(&["job", "get", &id, "--whole", "--to", "all"]);
+    assert!(node.file("all/run.sh").exists() && node.file("all/notes/n").exists());
+    node.ok(&["job", "get", &id, "--to", "made"]);
+    assert!(!node.file("made/run.sh").exists() && node.file("made/notes/n").exists());
     let some = ["retrieve", "artifacts", "--job-id", &id, "--env=local", "--source_dir=./models/", "--save-dir=some"];
     assert_eq!(ok(&node, &some), success);
     assert!(node.file("some/models/a/m").exists() && !node.file("some/notes").exists());
@@ -464,7 +468,7 @@ fn what_a_job_made_is_copied_to_where_it_is_wanted() {
     }
     let none = submit(&node, &project(&node, "q", "true"), &[]);
     node.completed(&none);
-    let ran = run(&node, &["get", "job", "scheduler", &none]);
+    let ran = run(&node, &["get", "artifacts", "scheduler", &none]);
     assert_eq!((ran.code, ran.out), (Some(1), format!("Error: Could not download Job {none}\n")));
     assert!(!node.file(&none).exists(), "nothing is left half done");
     said(&node, &["get", "artifacts", "local", "zz"], "Error: Job `zz` does not exist for environment `local`");

@@ -1,6 +1,6 @@
 //! Content by its BLAKE3 hash, and the manifest that makes a directory out of blobs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -110,6 +110,24 @@ impl Manifest {
             FileKind::File { content, size, .. } => Some((content, size)),
             FileKind::Link(_) | FileKind::EmptyDirectory => None,
         })
+    }
+
+    /// This directory after the files of `over` were made or changed in it. A path of `over` takes the place of whatever
+    /// lay there, below it, or in its way.
+    #[must_use]
+    pub fn overlaid(&self, over: &Self) -> Self {
+        let mut files: BTreeMap<&str, &ManifestFile> =
+            self.files.iter().map(|file| (file.path.as_str(), file)).collect();
+        for file in &over.files {
+            let path = file.path.as_str();
+            let below = format!("{path}/");
+            files.retain(|other, _| !other.starts_with(&below));
+            for (at, _) in path.match_indices('/') {
+                files.remove(&path[..at]);
+            }
+            files.insert(path, file);
+        }
+        Self { files: files.into_values().cloned().collect() }
     }
 
     /// Checks everything that unpacking relies on: order, plain paths, no case twins, links inside.
@@ -227,6 +245,21 @@ mod tests {
     fn an_honest_manifest_passes() {
         let files = vec![file("a/b.py"), link("a/c", "../d"), file("d")];
         assert_eq!(Manifest { files }.check(), Ok(()));
+    }
+
+    #[test]
+    fn what_was_made_takes_the_place_of_what_lay_there() {
+        let changed = ManifestFile {
+            kind: FileKind::File { content: ContentId::of(b"x"), size: 1, executable: false },
+            ..file("b")
+        };
+        let empty = |path: &str| ManifestFile { path: path.to_owned(), kind: FileKind::EmptyDirectory };
+        let given = Manifest { files: vec![file("a"), file("b"), file("c/d"), file("c/e"), empty("f"), file("g")] };
+        let made = Manifest { files: vec![file("a/new"), changed.clone(), file("c"), file("f/x")] };
+        let both = given.overlaid(&made);
+        assert_eq!(both.files, vec![file("a/new"), changed, file("c"), file("f/x"), file("g")]);
+        assert_eq!(both.check(), Ok(()));
+        assert_eq!(given.overlaid(&Manifest { files: Vec::new() }), given);
     }
 
     #[test]

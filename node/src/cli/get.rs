@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::args::GetArgs;
 use super::bundle::bar;
-use super::client::{Client, segment};
+use super::client::{Client, query, segment};
 use super::error::CliError;
 use super::exit::Exit;
 use super::output::Output;
@@ -32,10 +32,10 @@ struct Got {
 }
 
 pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> Result<Exit, CliError> {
-    let outputs = outputs(&mut client, &args.job, output.is_json()).await?;
+    let outputs = outputs(&mut client, &args.job, args.whole, output.is_json()).await?;
     let dest = args.to.clone().unwrap_or_else(|| PathBuf::from(outputs.job.replace('/', ".")));
     check_free(&dest)?;
-    let aside = copy(&mut client, &outputs, &dest, output.is_json()).await?;
+    let aside = copy(&mut client, &outputs, args.whole, &dest, output.is_json()).await?;
     // Takes the place of an empty directory, and of nothing else.
     fs::rename(aside.files(), &dest).map_err(|source| file_error(&dest, source))?;
     let got = Got {
@@ -60,19 +60,20 @@ impl Aside {
     }
 }
 
-/// The files that a job made or changed, all of them on the daemon's disk then.
-pub(crate) async fn outputs(client: &mut Client, job: &str, is_quiet: bool) -> Result<Outputs, CliError> {
-    bring(client, job, is_quiet).await?;
-    let outputs: Outputs = client.get(&format!("/jobs/{}/outputs", segment(job))).await?;
+/// The files that a job made or changed, and with `whole` those that it was given; all on the daemon's disk then.
+pub(crate) async fn outputs(client: &mut Client, job: &str, whole: bool, is_quiet: bool) -> Result<Outputs, CliError> {
+    bring(client, job, whole, is_quiet).await?;
+    let outputs: Outputs = client.get(&format!("/jobs/{}/outputs{}", segment(job), asked(whole))).await?;
     // A node is trusted, a path is not: nothing may land outside of the directory.
     check_paths(&outputs).map_err(|error| client.broken(format!("named files that cannot be ({error})")))?;
     Ok(outputs)
 }
 
-/// Copies files to a place beside `dest`, on the same file system.
+/// Copies files to a place beside `dest`, on the same file system; `whole` as it was asked for.
 pub(crate) async fn copy(
     client: &mut Client,
     outputs: &Outputs,
+    whole: bool,
     dest: &Path,
     is_quiet: bool,
 ) -> Result<Aside, CliError> {
@@ -86,16 +87,20 @@ pub(crate) async fn copy(
     bar.set_length(outputs.total_bytes);
     for file in &outputs.files {
         if !write(client, &root, file, &bar).await? {
-            mend(client, &outputs.job, &root, file, is_quiet).await?;
+            mend(client, (&outputs.job, whole), &root, file, is_quiet).await?;
         }
     }
     bar.finish_and_clear();
     Ok(aside)
 }
 
+fn asked(whole: bool) -> String {
+    query(&[("whole", if whole { "1".to_owned() } else { String::new() })])
+}
+
 /// Has the files brought to the daemon, however long that takes; what is there already takes no time.
-async fn bring(client: &mut Client, job: &str, is_quiet: bool) -> Result<(), CliError> {
-    let route = format!("/jobs/{}/outputs/fetch", segment(job));
+async fn bring(client: &mut Client, job: &str, whole: bool, is_quiet: bool) -> Result<(), CliError> {
+    let route = format!("/jobs/{}/outputs/fetch{}", segment(job), asked(whole));
     let mut body = client.send_bytes(Method::GET, &route, "application/json", bytes::Bytes::new()).await?.into_body();
     let bar = bar("from other nodes", is_quiet);
     let mut text = Vec::new();
@@ -123,13 +128,19 @@ async fn bring(client: &mut Client, job: &str, is_quiet: bool) -> Result<(), Cli
 }
 
 /// A disk has changed a file since it was stored: the daemon lets go of it, and brings it from another node.
-async fn mend(client: &mut Client, job: &str, root: &Path, file: &OutputFile, is_quiet: bool) -> Result<(), CliError> {
+async fn mend(
+    client: &mut Client,
+    (job, whole): (&str, bool),
+    root: &Path,
+    file: &OutputFile,
+    is_quiet: bool,
+) -> Result<(), CliError> {
     let broken =
         || format!("has other bytes for {} than its record names, and no other node has the right ones", file.path);
     let check: BlobCheck = client.post(&format!("/blobs/{}/check", segment(&file.content)), &()).await?;
     let path = root.join(&file.path);
     fs::remove_file(&path).map_err(|source| file_error(&path, source))?;
-    if check.is_whole || bring(client, job, is_quiet).await.is_err() {
+    if check.is_whole || bring(client, job, whole, is_quiet).await.is_err() {
         return Err(client.broken(broken()));
     }
     if write(client, root, file, &ProgressBar::hidden()).await? { Ok(()) } else { Err(client.broken(broken())) }

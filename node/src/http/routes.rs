@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, runs, secrets, submit, track};
 use super::openapi::Described;
 use super::refusal::Refusal;
-use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs};
+use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs, OutputsQuery};
 use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
 use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequest, MemberQuery, WaitQuery};
@@ -130,7 +130,7 @@ pub fn described_routes() -> Vec<Route> {
     use Method as M;
     let mut events = Route::new(M::GET, "/events", "What happens, as it happens", events::events).asks::<EventQuery>();
     events.answer = Answer::Events(Described::of::<EventWord>());
-    let mut fetch = Route::new(M::GET, "/jobs/{id}/outputs/fetch", "Bring a job's files to this node, saying how far it is", blobs::fetch_outputs);
+    let mut fetch = Route::new(M::GET, "/jobs/{id}/outputs/fetch", "Bring a job's files to this node, saying how far it is", blobs::fetch_outputs).asks::<OutputsQuery>();
     fetch.answer = Answer::Events(Described::of::<FetchEvent>());
     let mut log = Route::new(M::GET, "/jobs/{id}/log", "What a job wrote, also while it runs", logs::log).asks::<LogQuery>();
     log.answer = Answer::Log(Described::of::<LogEvent>());
@@ -166,7 +166,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::POST, "/jobs/{id}/stop", "Stop a job", jobs::stop).gives::<Done>(),
         Route::new(M::POST, "/jobs/{id}/rerun", "Submit a job again as it was", submit::rerun).gives::<SubmitAnswer>(),
         Route::new(M::PATCH, "/jobs/{id}/marks", "What people see of a job", jobs::mark).takes::<MarkRequest>().gives::<Done>(),
-        Route::new(M::GET, "/jobs/{id}/outputs", "Files that a job made or changed", blobs::outputs).gives::<Outputs>(),
+        Route::new(M::GET, "/jobs/{id}/outputs", "Files that a job made or changed", blobs::outputs).asks::<OutputsQuery>().gives::<Outputs>(),
         fetch,
         log,
         Route::new(M::GET, "/jobs/{id}/series/{key}", "Points of a metric, also while the job runs", track::series).asks::<SeriesQuery>().gives::<SeriesWord>(),

@@ -58,7 +58,7 @@ pub(crate) enum JobCommand {
     Rerun(ExplainArgs),
     /// Copy the files that a job made or changed into a directory
     #[command(
-        after_help = "EXAMPLES:\n  fnode job get 0193c2                 into ./0193c2…/\n  fnode job get 0193c2 --to results\n  fnode job get 0193c2/7 --to seven --json"
+        after_help = "EXAMPLES:\n  fnode job get 0193c2                 into ./0193c2…/\n  fnode job get 0193c2 --to results\n  fnode job get 0193c2 --whole\n  fnode job get 0193c2/7 --to seven --json"
     )]
     Get(GetArgs),
     /// Hide a job from lists
@@ -158,6 +158,9 @@ pub(crate) struct GetArgs {
     /// Where to; must not exist or be empty [default: the job's id]
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
+    /// Also the files that it was given: its whole directory, as it left it
+    #[arg(long)]
+    pub(crate) whole: bool,
 }
 
 #[derive(Debug, Args)]

@@ -166,11 +166,11 @@ pub(crate) struct DeployWords {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum What {
-    /// The files that it made or changed
+    /// Its directory, as it left it
     Job,
     /// What it wrote to standard output and error
     Logs,
-    /// The files below the environment's artifact_path; without one as for a job
+    /// The files that it made or changed; of an environment with an artifact_path those below that
     Artifacts,
 }
 

@@ -1,4 +1,4 @@
-//! `foundations get` and `foundations retrieve`: files that a job made or changed, and its log.
+//! `foundations get` and `foundations retrieve`: a job's directory as it left it, files that it made, its log.
 
 use std::fs;
 use std::io;
@@ -18,6 +18,7 @@ use crate::cli::exit::Exit;
 use crate::cli::follow;
 use crate::cli::get::{copy, file_error, outputs};
 use crate::cli::output::{Output, say};
+use crate::cli::time::counted;
 use crate::http::words::blob::Outputs;
 use crate::http::words::error::ErrorCode;
 use crate::http::words::job::StateWord;
@@ -90,7 +91,8 @@ async fn files(
         say(&format!("foundations: {why}"));
         AtlasError::Said(format!("Error: Could not download Job {job}"))
     };
-    let mut found = match outputs(&mut client, &id, false).await {
+    let whole = words.what == What::Job;
+    let mut found = match outputs(&mut client, &id, whole, false).await {
         Err(error @ CliError::Refused(_)) if !error.is_refusal(ErrorCode::ShuttingDown) => {
             return Err(could_not(&error.to_string()));
         }
@@ -103,11 +105,11 @@ async fn files(
     // A prefix of an id stands for the whole; a name that the user chose is the user's.
     let own = if id.starts_with(job) { &id } else { job };
     let dest = words.save_dir.clone().unwrap_or_else(|| PathBuf::from(own.replace('/', ".")));
-    let aside = copy(&mut client, &found, &dest, false).await?;
+    let aside = copy(&mut client, &found, whole, &dest, false).await?;
     merge(&aside.files(), &dest).map_err(|source| file_error(&dest, source))?;
     print(&format!("Successfully retrieved Job {job} from archive store"))?;
     let size = ByteSize(found.total_bytes);
-    let files = if found.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", found.files.len()) };
+    let files = counted(found.files.len(), "file");
     say(&format!("foundations: {files}, {size}, in {}", dest.display()));
     Ok(Exit::Done)
 }

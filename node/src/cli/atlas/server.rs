@@ -10,6 +10,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, say};
 use crate::cli::settings::{Origin, Setting, Settings};
+use crate::cli::time::counted;
 use crate::cli::{cluster, small_runtime, start, values};
 use crate::http::words::node::NodeInfo;
 use crate::node::Home;
@@ -25,9 +26,8 @@ pub(crate) fn start(home: HomeDir, words: &ServerStartWords, console: Console) -
         console.info(&line);
     }
     if let Some(workers) = workers {
-        console.info(&format!(
-            "NUM_WORKERS={workers}: {workers} CPUs are offered; a job takes one unless it asks for more"
-        ));
+        let cpus = counted(workers.parse().unwrap_or(0_u32), "CPU");
+        console.info(&format!("NUM_WORKERS={workers}: {cpus} offered; a job takes one unless it asks for more"));
     }
     if !words.gpus {
         console.info("This machine's GPUs are not offered; start with -g to offer them");

@@ -23,9 +23,11 @@ use tokio_util::io::ReaderStream;
 use super::events::KEEP_ALIVE;
 use super::{Answered, has_ended, job_id, job_records};
 use crate::blobs::{BlobError, FetchProgress};
-use crate::http::refusal::{Raw, Refusal, blocking};
+use crate::http::refusal::{Asked, Raw, Refusal, blocking};
 use crate::http::routes::Shared;
-use crate::http::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, OutputFile, OutputKind, Outputs};
+use crate::http::words::blob::{
+    BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, OutputFile, OutputKind, Outputs, OutputsQuery,
+};
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::node::{Home, NodeHandle};
 
@@ -172,12 +174,20 @@ pub(crate) async fn respond(node: &NodeHandle, id: ContentId, media_type: &str) 
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
-pub(crate) async fn outputs(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<Outputs> {
-    let (id, bundle) = kept(&api.node, &id).await?;
-    let manifest = api.node.fetch_bundle(bundle.manifest).await?;
+pub(crate) async fn outputs(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+    Asked(query): Asked<OutputsQuery>,
+) -> Answered<Outputs> {
+    let Kept { job, bundles } = kept(&api.node, &id, query.whole > 0).await?;
+    let mut manifest = Manifest { files: Vec::new() };
+    for bundle in &bundles {
+        manifest = manifest.overlaid(&api.node.fetch_bundle(bundle.manifest).await?);
+    }
+    let one = if let [one] = bundles.as_slice() { one.manifest.to_string() } else { String::new() };
     Ok(Json(Outputs {
-        job: id.to_string(),
-        manifest: bundle.manifest.to_string(),
+        job: job.to_string(),
+        manifest: one,
         total_bytes: manifest.total_bytes(),
         files: manifest.files.iter().map(output_file).collect(),
     }))
@@ -187,49 +197,62 @@ pub(crate) async fn outputs(State(Shared { api, .. }): State<Shared>, Path(id): 
 pub(crate) async fn fetch_outputs(
     State(Shared { api, .. }): State<Shared>,
     Path(id): Path<String>,
+    Asked(query): Asked<OutputsQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
-    let (_, bundle) = kept(&api.node, &id).await?;
+    let Kept { bundles, .. } = kept(&api.node, &id, query.whole > 0).await?;
     let (tell, told) = mpsc::channel(TOLD_MAX);
     tokio::spawn(async move {
-        let progress = |progress: FetchProgress| {
-            let FetchProgress { bytes_done, bytes_total, .. } = progress;
-            // A reader that is behind sees the next one.
-            let _ = tell.try_send(FetchEvent { bytes_done, bytes_total, ..FetchEvent::default() });
-        };
-        let fetched = api.node.fetch_bundle_telling(bundle.manifest, progress).await;
-        let last = match fetched {
-            Ok(_) => FetchEvent { done: true, ..FetchEvent::default() },
-            Err(error) => FetchEvent { error: Some(Refusal::from(error).0), ..FetchEvent::default() },
-        };
+        let mut last = FetchEvent { done: true, ..FetchEvent::default() };
+        for bundle in bundles {
+            let progress = |progress: FetchProgress| {
+                let FetchProgress { bytes_done, bytes_total, .. } = progress;
+                // A reader that is behind sees the next one.
+                let _ = tell.try_send(FetchEvent { bytes_done, bytes_total, ..FetchEvent::default() });
+            };
+            if let Err(error) = api.node.fetch_bundle_telling(bundle.manifest, progress).await {
+                last = FetchEvent { error: Some(Refusal::from(error).0), ..FetchEvent::default() };
+                break;
+            }
+        }
         let _ = tell.send(last).await;
     });
     let event = |word: FetchEvent| Ok(Event::default().json_data(&word).unwrap_or_default());
     Ok(Sse::new(ReceiverStream::new(told).map(event)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-/// The job, and the bundle of the files that it left.
-async fn kept(node: &NodeHandle, id: &str) -> Result<(JobId, BundleRef), Refusal> {
+/// What a job kept.
+struct Kept {
+    job: JobId,
+    /// Bundles of files, each laid over those before it; never none.
+    bundles: Vec<BundleRef>,
+}
+
+/// The files that a job left; `whole`: over those that it was given.
+async fn kept(node: &NodeHandle, id: &str, whole: bool) -> Result<Kept, Refusal> {
     let id = job_id(node, id).await?;
     let (group, job) = job_records(node, id).await?;
-    let is_array = group.submitted.as_ref().is_some_and(|submitted| !submitted.spec.array.is_empty());
-    if is_array && id.member == Member::Only {
+    let spec = group.submitted.as_ref().map(|submitted| &submitted.spec);
+    if spec.is_some_and(|spec| !spec.array.is_empty()) && id.member == Member::Only {
         let hint = format!("name one of its jobs, as in: fnode job get {id}/1");
         return Err(ErrorWord::bad_input(format!("job {id} is an array, whose jobs have files each"), hint).into());
     }
-    let kept = job.as_ref().and_then(JobRecord::counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
-    let Some(bundle) = kept else {
-        let (code, message, hint) = if has_ended(id, &group, job.as_ref()) {
-            (
-                ErrorCode::NotFound,
-                format!("job {id} kept no files"),
-                "it made none, failed to start, or ran with --no-outputs",
-            )
-        } else {
-            (ErrorCode::Conflict, format!("job {id} has not ended"), "wait for it: fnode job wait")
-        };
-        return Err(ErrorWord::new(code, message, hint).into());
+    let left = job.as_ref().and_then(JobRecord::counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
+    let has_ended = has_ended(id, &group, job.as_ref());
+    let given = spec.and_then(|spec| spec.bundle).filter(|_| whole && has_ended);
+    let bundles: Vec<BundleRef> = given.into_iter().chain(left).collect();
+    if !bundles.is_empty() {
+        return Ok(Kept { job: id, bundles });
+    }
+    let (code, message, hint) = if has_ended {
+        (
+            ErrorCode::NotFound,
+            format!("job {id} kept no files"),
+            "it made none, failed to start, or ran with --no-outputs",
+        )
+    } else {
+        (ErrorCode::Conflict, format!("job {id} has not ended"), "wait for it: fnode job wait")
     };
-    Ok((id, bundle))
+    Err(ErrorWord::new(code, message, hint).into())
 }
 
 fn output_file(file: &proto::ManifestFile) -> OutputFile {

@@ -59,12 +59,20 @@ pub struct BlobCheck {
     pub is_whole: bool,
 }
 
+/// `GET /jobs/{id}/outputs` and `GET /jobs/{id}/outputs/fetch`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputsQuery {
+    /// `1`: also the files that it was given, as far as it left them as they were.
+    pub whole: u8,
+}
+
 /// Files that a job made or changed, now on the answering node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outputs {
     /// The job.
     pub job: String,
-    /// Content id of their manifest.
+    /// Content id of their manifest; of a whole directory empty, because it is put together here.
     pub manifest: String,
     /// Sum of their sizes.
     pub total_bytes: u64,
