@@ -307,6 +307,24 @@ fn a_submission_is_told_line_by_line() {
 }
 
 #[test]
+fn a_large_directory_is_worth_a_word() {
+    let node = Node::started("alpha");
+    let dir = project(&node, "p", "true");
+    for (megabytes, words) in [(49, None), (51, Some("rather large: 51 MB")), (101, Some("large: 101 MB"))] {
+        std::fs::File::create(dir.join("data.bin")).unwrap().set_len(megabytes * 1_000_000).unwrap();
+        let submit = ["submit", "--stream-job-logs", "False", "--entrypoint", "sh", "scheduler", dir.to_str().unwrap()];
+        let out = ok(&node, &[&submit[..], &["run.sh"]].concat());
+        let warning = out.lines().find(|line| line.starts_with("Foundations WARNING: "));
+        let wanted = words.map(|words| {
+            format!(
+                "Foundations WARNING: The job's directory is {words}; name what the job does not need in .fnodeignore"
+            )
+        });
+        assert_eq!(warning, wanted.as_deref(), "{megabytes} MB: {out}");
+    }
+}
+
+#[test]
 fn a_failed_job_is_no_failure_unless_it_is_asked_for() {
     let node = Node::started("alpha");
     let dir = project(&node, "p", "exit 7");
