@@ -160,6 +160,7 @@ fn life(log: &Log, job: JobId) -> [Event; 3] {
         ended_unix_ms: 1_700_000_001_000,
         outputs: None,
         log: None,
+        ran_with: None,
     };
     let outcome = JobOutcome { member: job.member, attempt: Some((attempt, log.me())), ending };
     [
@@ -199,6 +200,7 @@ fn spec(jobs: u32) -> Box<GroupSpec> {
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     })
 }
 

@@ -105,6 +105,7 @@ async fn through_nodes(node: &Running, jobs: u32) -> Result<Duration, Box<dyn Er
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     };
     let clock = Instant::now();
     let accepted = node.handle.submit(None, spec).await?;

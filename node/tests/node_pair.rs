@@ -60,6 +60,7 @@ fn shell(script: &str) -> GroupSpec {
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     }
 }
 

@@ -160,6 +160,9 @@ pub struct AttemptFinished {
     pub outputs: Option<BundleRef>,
     /// Its log, sealed.
     pub log: Option<LogRef>,
+    /// What it ran with (machine, graphics processors, packages): JSON text in a small blob that rides in this event or
+    /// in an earlier one of the same worker, for it is the same for most. `None`: not told.
+    pub ran_with: Option<ContentId>,
 }
 
 /// A job's sealed log.

@@ -102,6 +102,7 @@ pub(crate) fn spec(cpu_milli: u32) -> GroupSpec {
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     }
 }
 
@@ -180,6 +181,7 @@ pub(crate) fn finished(attempt: AttemptId, ending: Ending) -> AttemptFinished {
         ended_unix_ms: 0,
         outputs: None,
         log: None,
+        ran_with: None,
     }
 }
 

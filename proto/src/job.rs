@@ -52,6 +52,36 @@ pub struct GroupSpec {
     /// A process that runs already on the submitting node, whose job this is: `command` tells how it was started and
     /// is not started again. `None`: an ordinary job.
     pub attends: Option<Attended>,
+    /// The state of the git checkout that it was submitted from; `None`: none, or git did not say in time.
+    pub checkout: Option<Checkout>,
+}
+
+/// A git checkout as it was at a submission. Texts are as git told them, each at most [`CHECKOUT_TEXT_MAX`] bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Checkout {
+    /// The commit that is checked out, in hex.
+    pub commit: String,
+    /// The branch; empty: none is checked out.
+    pub branch: String,
+    /// Address of the remote `origin`, without user and password; empty: there is none.
+    pub remote: String,
+    /// Who would commit, as `Ada <ada@example.org>`; empty: not configured.
+    pub author: String,
+    /// Whether the directory has changes that the commit lacks, new files included.
+    pub is_dirty: bool,
+    /// The changes of files that the commit has; `None`: none, or no bundle to carry them.
+    pub diff: Option<Diff>,
+}
+
+/// Uncommitted changes, as `git diff` prints them. They ride in the bundle, so they are where the code is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Diff {
+    /// The blob that holds them.
+    pub content: ContentId,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether there are more changes than it holds.
+    pub is_cut: bool,
 }
 
 /// A process that became a job while it ran.
@@ -228,6 +258,9 @@ pub enum ParseRangesError {
     #[error("{0} jobs are more than the {ARRAY_MAX} that one array may have")]
     TooMany(u64),
 }
+
+/// Longest text of a [`Checkout`], in bytes.
+pub const CHECKOUT_TEXT_MAX: usize = 1_024;
 
 /// Most jobs in one group: a group's unfinished members are held in memory on every node.
 pub const ARRAY_MAX: u64 = 1_000_000;

@@ -49,6 +49,7 @@ fn ended_at(worker: NodeId, job: JobId, log_bytes: u64) -> JobRecord {
         ended_unix_ms: 2,
         outputs: None,
         log: Some(LogRef { content: ContentId([1; 32]), size: log_bytes, times: None }),
+        ran_with: None,
     };
     let log = LogId { author: worker, incarnation: 1 };
     JobRecord {

@@ -58,6 +58,7 @@ fn spec(user: u8) -> Box<GroupSpec> {
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     })
 }
 
@@ -142,6 +143,7 @@ fn any_finished(rng: &mut StdRng, attempt: AttemptId, ending: Ending) -> Attempt
         ended_unix_ms: rng.random_range(0..9),
         outputs: rng.random::<bool>().then_some(bundle),
         log: rng.random::<bool>().then_some(LogRef { content, size: 1, times: None }),
+        ran_with: rng.random::<bool>().then_some(content),
     }
 }
 

@@ -594,6 +594,7 @@ fn ended(attempt: AttemptId, ending: Ending, now: Now) -> AttemptFinished {
         ended_unix_ms: now.unix_ms,
         outputs: None,
         log: None,
+        ran_with: None,
     }
 }
 

@@ -222,6 +222,7 @@ fn ended(attempt: AttemptId, started_unix_ms: u64) -> Input {
         ended_unix_ms: started_unix_ms,
         outputs: None,
         log: None,
+        ran_with: None,
     };
     Input::Ended { finished: Box::new(finished), inline: Vec::new() }
 }
@@ -271,5 +272,6 @@ fn spec(jobs: u32) -> GroupSpec {
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     }
 }

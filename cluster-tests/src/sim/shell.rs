@@ -337,6 +337,7 @@ impl World {
             ended_unix_ms,
             outputs: None,
             log: None,
+            ran_with: None,
         });
         process.phase = Phase::Ended { finished: finished.clone() };
         self.tell(|| format!("{host}: {attempt} ends: {:?}", finished.ending));

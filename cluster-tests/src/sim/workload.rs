@@ -155,6 +155,7 @@ impl World {
             params_json: String::new(),
             environment: None,
             attends: None,
+            checkout: None,
         }
     }
 

@@ -12,12 +12,14 @@ use hyper::Method;
 use hyper::body::Frame;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::blob::FileKind;
-use proto::{ContentId, Manifest};
+use proto::{ContentId, Manifest, ManifestFile, codec};
 
+use super::checkout;
 use super::client::Client;
 use super::error::CliError;
 use crate::blobs::{PackProgress, RESERVE_BYTES, Survey, survey};
 use crate::http::words::blob::{BlobAnswer, BundleAnswer};
+use crate::http::words::record::{CheckoutWord, DiffWord};
 use crate::http::words::submit::EnvironmentWord;
 
 /// Bytes read at a time.
@@ -37,24 +39,63 @@ pub(crate) struct Sent {
     pub(crate) manifest_bytes: u64,
     /// The environment that the directory asks for.
     pub(crate) environment: Option<EnvironmentWord>,
+    /// The git checkout that it lies in.
+    pub(crate) checkout: Option<CheckoutWord>,
 }
 
 /// Makes the daemon have `dir` as a bundle.
 pub(crate) async fn send(client: &mut Client, dir: &Path, is_quiet: bool) -> Result<Sent, CliError> {
+    let looking = checkout::begin(dir);
     let cache = cache_file(dir);
     let bar = bar("packing", is_quiet);
-    let surveyed =
+    let mut surveyed =
         survey(dir, &cache, free_bytes(client.home()), |PackProgress { bytes_done, bytes_total, .. }| {
             bar.set_length(bytes_total);
             bar.set_position(bytes_done);
         })?;
     bar.finish_and_clear();
+    let looked = looking.join().ok().flatten();
+    let mut diff = None;
+    let checkout = looked.map(|looked| {
+        let told = looked.diff_of(&surveyed.manifest).map(|(text, is_cut)| {
+            let word = add_diff(&mut surveyed, &text, is_cut);
+            diff = Some(Bytes::from(text));
+            word
+        });
+        CheckoutWord { diff: told, ..looked.word }
+    });
     let manifest = Bytes::from(surveyed.encoded.clone());
     let manifest_bytes = manifest.len() as u64;
     let answer = client.send_bytes(Method::POST, "/bundles", "application/octet-stream", manifest).await?;
-    let answer: BundleAnswer = client.read_json(answer).await?;
-    let sent_bytes = upload(client, &surveyed, &answer, is_quiet).await?;
-    Ok(Sent { answer, sent_bytes, manifest_bytes, environment: environment(&surveyed.manifest) })
+    let mut answer: BundleAnswer = client.read_json(answer).await?;
+    let mut sent_bytes = 0;
+    if let (Some(diff), Some(DiffWord { content, size, .. })) =
+        (diff, checkout.as_ref().and_then(|checkout| checkout.diff.as_ref()))
+        && let Some(at) = answer.missing.iter().position(|missing| missing == content)
+    {
+        let route = format!("/blobs/{content}");
+        let stored = client.send_bytes(Method::PUT, &route, "application/octet-stream", diff).await?;
+        let _: BlobAnswer = client.read_json(stored).await?;
+        answer.missing.remove(at);
+        sent_bytes += size;
+    }
+    sent_bytes += upload(client, &surveyed, &answer, is_quiet).await?;
+    Ok(Sent { answer, sent_bytes, manifest_bytes, environment: environment(&surveyed.manifest), checkout })
+}
+
+/// Makes the uncommitted changes a file of the bundle.
+fn add_diff(surveyed: &mut Survey, text: &str, is_cut: bool) -> DiffWord {
+    let (content, size) = (ContentId::of(text.as_bytes()), text.len() as u64);
+    let kind = FileKind::File { content, size, executable: false };
+    let file = ManifestFile { path: checkout::DIFF_FILE.to_owned(), kind };
+    let files = &mut surveyed.manifest.files;
+    match files.binary_search_by(|other| other.path.cmp(&file.path)) {
+        // Left by an earlier job whose files were copied here.
+        Ok(at) => files[at] = file,
+        Err(at) => files.insert(at, file),
+    }
+    surveyed.encoded = codec::encode(&surveyed.manifest);
+    DiffWord { content: content.to_string(), size, is_cut }
 }
 
 /// What the daemon, which runs on this machine, has room for; told before a large directory is read.
@@ -171,8 +212,6 @@ pub(crate) fn bar(what: &'static str, is_quiet: bool) -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
-    use proto::ManifestFile;
-
     use super::*;
 
     fn manifest(files: &[(&str, u64)]) -> Manifest {

@@ -151,6 +151,12 @@ impl Client {
             .map_err(|error| self.broken(format!("gave an answer that is not understood ({error})")))
     }
 
+    /// An answer that is not JSON, as it is.
+    pub(crate) async fn get_bytes(&mut self, path: &str) -> Result<Bytes, CliError> {
+        let answer = self.send_bytes(Method::GET, path, "application/json", Bytes::new()).await?;
+        self.read_all(answer).await
+    }
+
     async fn read_all(&self, answer: Response<Incoming>) -> Result<Bytes, CliError> {
         let read = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
         match tokio::time::timeout(ANSWER_MAX, read).await {

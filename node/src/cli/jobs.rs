@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::output::{Output, fields, say, table};
 use super::time::{ago, counted, date, length, now_unix_ms};
-use super::{follow, get, track};
+use super::{follow, get, record, track};
 use crate::http::words::Done;
 use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord};
@@ -30,6 +30,7 @@ pub(crate) async fn job(client: Client, command: JobCommand, output: Output) -> 
     match command {
         JobCommand::List(args) => list(client, &args, output).await,
         JobCommand::Show(args) => show(client, &args, output).await,
+        JobCommand::Diff(args) => record::diff(client, &args.job, output).await,
         JobCommand::Explain(args) => explain(client, &args, output).await,
         JobCommand::Wait(args) => follow::wait_to_end(client, &args.jobs, args.timeout, args.propagate, output).await,
         JobCommand::Stop(args) => stop(client, &args, output).await,
@@ -204,12 +205,6 @@ fn job_text(job: &JobWord) -> String {
             &bundle.manifest[..bundle.manifest.len().min(10)]
         )
     };
-    let state = match (&line.ending, &line.array) {
-        (_, Some(counts)) => format!("{}: {}", line.state.as_str(), counts_text(counts)),
-        (Some(ending), _) if ending.text != line.state.as_str() => format!("{}: {}", line.state.as_str(), ending.text),
-        _ => line.state.as_str().to_owned(),
-    };
-    let state = format!("{state}{}", alone(line));
     let after: Vec<String> =
         job.after.iter().map(|after| format!("{}:{}", after.job, super::cluster::serde_text(&after.trigger))).collect();
     let count = |count: u32| if count == 0 { String::new() } else { count.to_string() };
@@ -218,7 +213,7 @@ fn job_text(job: &JobWord) -> String {
         ("project", line.project.clone()),
         ("name", line.name.clone()),
         ("user", line.user.clone()),
-        ("state", state),
+        ("state", state_text(line)),
         ("node", line.node.as_ref().map(|node| node.name.clone()).unwrap_or_default()),
         ("command", line.command.join(" ")),
         ("indices", job.indices.clone()),
@@ -243,8 +238,13 @@ fn job_text(job: &JobWord) -> String {
         ("timeout", if job.timeout_s == 0 { String::new() } else { length(job.timeout_s * 1_000) }),
         ("retries", count(job.retries)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),
+        ("code", job.checkout.as_ref().map(|checkout| record::checkout(&line.id, checkout)).unwrap_or_default()),
         ("bundle", job.bundle.as_ref().map(bundle).unwrap_or_default()),
         ("environment", job.environment.as_ref().map(|environment| environment.path.clone()).unwrap_or_default()),
+        (
+            "ran with",
+            job.attempts.last().and_then(|last| last.ran_with.as_ref()).map(record::ran_with).unwrap_or_default(),
+        ),
         ("outputs", job.outputs.as_ref().map(bundle).unwrap_or_default()),
         ("checkpoint", job.checkpoint.as_ref().map(checkpoint_text).unwrap_or_default()),
         ("held by", job.held_by.as_deref().map(held_by).unwrap_or_default()),
@@ -254,6 +254,17 @@ fn job_text(job: &JobWord) -> String {
         ("marks", marks_text(job)),
         ("attempts", job.attempts.iter().map(|attempt| attempt_text(attempt, &size)).collect::<Vec<_>>().join("\n")),
     ])
+}
+
+/// Where it stands, and how it ended.
+fn state_text(line: &JobLine) -> String {
+    let state = line.state.as_str();
+    let text = match (&line.ending, &line.array) {
+        (_, Some(counts)) => format!("{state}: {}", counts_text(counts)),
+        (Some(ending), _) if ending.text != state => format!("{state}: {}", ending.text),
+        _ => state.to_owned(),
+    };
+    format!("{text}{}", alone(line))
 }
 
 /// From where it would go on.

@@ -8,6 +8,7 @@
 mod args;
 mod atlas;
 mod bundle;
+mod checkout;
 mod client;
 mod cluster;
 mod error;
@@ -16,6 +17,7 @@ mod follow;
 mod get;
 mod jobs;
 mod output;
+mod record;
 mod sdk;
 mod settings;
 mod start;

@@ -67,6 +67,7 @@ pub(crate) async fn hand_in(client: &mut Client, args: &SubmitArgs, is_quiet: bo
         let _: NodeInfo = client.get("/node").await?;
         let bundle = bundle::send(client, &args.dir, is_quiet).await?;
         request.bundle.clone_from(&bundle.answer.manifest);
+        request.checkout.clone_from(&bundle.checkout);
         if !args.no_env {
             request.environment = bundle.environment.clone().map(|mut environment| {
                 environment.python.clone_from(&request.python);
@@ -208,6 +209,7 @@ fn request(args: &SubmitArgs) -> Result<SubmitRequest, CliError> {
         keep_outputs: !args.no_outputs,
         params: args.params.as_deref().map(params).transpose()?.unwrap_or_default(),
         environment: None,
+        checkout: None,
     })
 }
 

@@ -17,6 +17,7 @@ use super::words::ending::EndingWord;
 use super::words::explain::{ExplanationWord, NodeLacks};
 use super::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobWord, StateWord};
 use super::words::node::{AcceptingWord, GpuWord, NodeRef, NodeWord, PresenceWord};
+use super::words::record::CheckoutWord;
 use super::words::submit::{AfterWord, EnvironmentWord};
 use super::words::track::TrackedWord;
 use crate::node::ViewSnapshot;
@@ -231,6 +232,11 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
         params_json: spec.params_json.clone(),
         artifacts: Vec::new(),
         bundle: spec.bundle.map(bundle),
+        checkout: spec
+            .checkout
+            .as_ref()
+            .map(CheckoutWord::from)
+            .or_else(|| line.told.record.as_ref().and_then(CheckoutWord::of_record)),
         environment: spec.environment.as_ref().map(|environment| EnvironmentWord {
             path: environment.path.clone(),
             content: environment.content.to_string(),
@@ -283,6 +289,7 @@ fn attempts(job: &JobRecord, names: &Names) -> Vec<AttemptWord> {
             counts: counts == Some(*key),
             cpu_ms: finished.map_or(0, |finished| finished.usage.cpu_ms),
             memory_max_bytes: finished.map_or(0, |finished| finished.usage.memory_max_bytes),
+            ran_with: None,
             log_bytes: finished.and_then(|finished| finished.log.as_ref()).map(|log| log.size),
         }
     };

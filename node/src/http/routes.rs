@@ -9,7 +9,7 @@ use proto::codec::BODY_MAX;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, runs, secrets, submit, track};
+use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, record, runs, secrets, submit, track};
 use super::openapi::Described;
 use super::refusal::Refusal;
 use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs, OutputsQuery};
@@ -168,6 +168,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::PATCH, "/jobs/{id}/marks", "What people see of a job", jobs::mark).takes::<MarkRequest>().gives::<Done>(),
         Route::new(M::GET, "/jobs/{id}/outputs", "Files that a job made or changed", blobs::outputs).asks::<OutputsQuery>().gives::<Outputs>(),
         fetch,
+        Route::new(M::GET, "/jobs/{id}/diff", "Uncommitted changes of the checkout that a job was submitted from", record::diff),
         log,
         Route::new(M::GET, "/jobs/{id}/series/{key}", "Points of a metric, also while the job runs", track::series).asks::<SeriesQuery>().gives::<SeriesWord>(),
         Route::new(M::GET, "/jobs/{id}/artifacts", "Files that a job gave names", track::artifacts).gives::<Artifacts>(),

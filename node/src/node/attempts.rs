@@ -237,7 +237,9 @@ impl Attempts {
         if prepare::is_simple(&live.run.spec) && !live.run.spec.capture && !live.run.spec.keep_outputs {
             self.table.remove(&ended.attempt);
             self.forget[2].push(ended.attempt);
-            told.push(Told::Ended(finished(ended).into()));
+            let mut collected = Collected::from(finished(ended));
+            collected.ran_with(self.context.shared.ran_withs.plain(&self.context.shared));
+            told.push(Told::Ended(collected));
             return;
         }
         live.end_watch();
@@ -355,6 +357,7 @@ pub(super) fn finished(ended: Ended) -> AttemptFinished {
         ended_unix_ms: ended.ended_unix_ms,
         outputs: None,
         log: None,
+        ran_with: None,
     }
 }
 

@@ -12,7 +12,7 @@ use proto::{ContentId, JobState, Manifest};
 use super::attempts::{Context, finished};
 use super::handle::Shared;
 use super::tracking::{self, Update};
-use super::{bundle, prepare, tail, times, watch};
+use super::{bundle, prepare, ran_with, tail, times, watch};
 use crate::blobs::BlobStore;
 use crate::exec::protocol::Ended;
 
@@ -36,18 +36,30 @@ impl From<AttemptFinished> for Collected {
     }
 }
 
+impl Collected {
+    /// Names what it ran with, and carries that if no entry has it.
+    pub(super) fn ran_with(&mut self, told: Option<ran_with::Told>) {
+        if let Some((content, bytes)) = told {
+            self.finished.ran_with = Some(content);
+            self.inline.extend(bytes);
+        }
+    }
+}
+
 /// Stores what the attempt left.
 pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Collected {
     let (shared, run) = (context.shared.clone(), run.clone());
     let mut collected = Collected::from(finished(ended));
     let goes_on = collected.finished.ending.state() == JobState::Failed && !prepare::is_bare(&run.spec);
+    let has_started = collected.finished.started_unix_ms > 0;
     let work = move || {
         let checkpoint = if goes_on { watch::store(&shared, &run) } else { None };
         let outputs = outputs(&shared, &run);
         let told = tracking::seal(&shared, run.attempt);
-        (checkpoint, outputs, log(&shared, &run), told)
+        let ran_with = has_started.then(|| shared.ran_withs.of(&shared, run.attempt));
+        (checkpoint, outputs, log(&shared, &run), told, ran_with)
     };
-    if let Ok((checkpoint, outputs, log, told)) = tokio::task::spawn_blocking(work).await {
+    if let Ok((checkpoint, outputs, log, told, ran_with)) = tokio::task::spawn_blocking(work).await {
         collected.checkpoint = checkpoint;
         collected.finished.outputs = outputs;
         collected.told = told.map(Box::new);
@@ -55,6 +67,7 @@ pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Colle
             collected.finished.log = Some(log);
             collected.inline = inline;
         }
+        collected.ran_with(ran_with);
     }
     collected
 }

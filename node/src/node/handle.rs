@@ -23,6 +23,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::blob_link::BlobLink;
 use super::copies;
 use super::home::Home;
+use super::machine::Machine;
+use super::ran_with::RanWiths;
 use super::secrets::Secrets;
 use super::tail::{self, LogChunk};
 use super::told;
@@ -54,6 +56,8 @@ pub(super) struct Shared {
     pub(super) net: NetHandle,
     pub(super) secrets: Secrets,
     pub(super) tracks: Tracks,
+    pub(super) machine: Machine,
+    pub(super) ran_withs: RanWiths,
     /// What goes on the path of every job's Python; `None`: it could not be written.
     pub(super) sdk: Option<PathBuf>,
     /// This program, for jobs that submit jobs.
@@ -517,6 +521,14 @@ impl NodeHandle {
     /// [`NodeError::Unreachable`].
     pub async fn artifacts(&self, record: &JobRecord) -> Result<Vec<(String, ContentId, u64)>, NodeError> {
         told::artifacts(self, record).await
+    }
+
+    /// A small blob that rides in an entry of the log; `None`: no entry here carries it.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`].
+    pub fn inline(&self, content: ContentId) -> Result<Option<Vec<u8>>, NodeError> {
+        Ok(self.shared.store.inline(content)?)
     }
 
     /// Gets one blob onto this node.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use proto::Capacity;
 
@@ -15,6 +15,7 @@ pub(super) struct Machine {
     inventory: Arc<Inventory>,
     labels: BTreeMap<String, String>,
     last: Arc<Mutex<Capacity>>,
+    python: Arc<OnceLock<String>>,
 }
 
 impl Machine {
@@ -23,12 +24,17 @@ impl Machine {
         let inventory = Inventory::new(caps, home);
         let mut capacity = inventory.probe();
         capacity.labels.clone_from(&labels);
-        Self { inventory: Arc::new(inventory), labels, last: Arc::new(Mutex::new(capacity)) }
+        Self { inventory: Arc::new(inventory), labels, last: Arc::new(Mutex::new(capacity)), python: Arc::default() }
     }
 
     /// As it was seen last.
     pub(super) fn capacity(&self) -> Capacity {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The full version of what `python3` is here; empty: there is none. Blocks when it is asked for first.
+    pub(super) fn python(&self) -> String {
+        self.python.get_or_init(|| self.inventory.python_version()).clone()
     }
 
     /// Looks at the graphics processors, then measures those without a score. Seconds; blocks. `told`

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proto::capacity::{Requirement, Reservation};
 use proto::codec::Word;
@@ -20,9 +21,10 @@ use super::attempts::{Context, STOP_GRACE};
 use super::checkpoints;
 use super::handle::{NodeError, Shared};
 use super::home::Home;
+use super::ran_with;
 use super::tracking;
 use crate::blobs::{BlobStore, UnpackError};
-use crate::exec::environment::{EnvironmentError, Kind, Wanted};
+use crate::exec::environment::{Environment, EnvironmentError, Kind, Wanted};
 use crate::exec::protocol::{Output, StartOrder};
 
 /// The parameters file that existing projects read (Foundations).
@@ -118,14 +120,19 @@ pub(super) async fn prepare(context: &Context, run: &Run) -> Result<StartOrder, 
     if !spec.params_json.is_empty() {
         std::fs::write(work.join(PARAMS_FILE), &spec.params_json).map_err(|error| system(&error))?;
     }
-    let built = match &spec.environment {
+    let environment = match &spec.environment {
         Some(wanted) => build(context, run, wanted, &work).await?,
-        None => BTreeMap::new(),
+        None => None,
     };
-    if built.is_empty() && !spec.requirement.python.is_empty() {
-        env.extend(python_alone(context, run).await?);
+    match &environment {
+        Some(built) => env.extend(variables_of(built)),
+        None if !spec.requirement.python.is_empty() => env.extend(python_alone(context, run).await?),
+        None => {}
     }
-    env.extend(built);
+    let (shared, noted) = (context.shared.clone(), run.clone());
+    let note = move || ran_with::note(&shared, &noted, environment.as_deref());
+    // Without it only the record lacks something.
+    let _ = tokio::task::spawn_blocking(note).await;
     Ok(order(&context.shared, run, env))
 }
 
@@ -176,12 +183,20 @@ pub(super) fn unpack_failure(error: UnpackError) -> StartFailure {
 }
 
 /// The variables of the environment that the job runs in.
+fn variables_of(built: &Environment) -> BTreeMap<String, String> {
+    let mut env = utf8(&built.env);
+    let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
+    env.insert("PATH".to_owned(), built.path(&path).to_string_lossy().into_owned());
+    env
+}
+
+/// The environment that the job runs in; `None`: the node's own Python.
 async fn build(
     context: &Context,
     run: &Run,
     wanted: &EnvironmentSpec,
     work: &Path,
-) -> Result<BTreeMap<String, String>, StartFailure> {
+) -> Result<Option<Arc<Environment>>, StartFailure> {
     let bytes = std::fs::read(work.join(&wanted.path)).map_err(|error| system(&error))?;
     let file_name = Path::new(&wanted.path).file_name().and_then(|name| name.to_str()).unwrap_or("requirements.txt");
     let kind = match file_name {
@@ -197,18 +212,10 @@ async fn build(
         python: wanted.python.clone(),
     };
     let log = super::tail::log_path(&context.shared.home, run.attempt);
-    let ensured = context.environments.ensure(&wanted, &log).await;
-    match ensured {
-        Ok(None) => Ok(BTreeMap::new()),
-        Ok(Some(built)) => {
-            let mut env = utf8(&built.env);
-            let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
-            env.insert("PATH".to_owned(), built.path(&path).to_string_lossy().into_owned());
-            Ok(env)
-        }
-        Err(EnvironmentError::Build { tail, .. }) => Err(StartFailure::Environment(tail)),
-        Err(error) => Err(StartFailure::Environment(error.to_string())),
-    }
+    context.environments.ensure(&wanted, &log).await.map_err(|error| match error {
+        EnvironmentError::Build { tail, .. } => StartFailure::Environment(tail),
+        error => StartFailure::Environment(error.to_string()),
+    })
 }
 
 /// The Python that the job asks for comes first on its `PATH`, by scripts rather than links: the interpreter of a virtual

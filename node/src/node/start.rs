@@ -23,6 +23,7 @@ use super::handle::{Command, NodeHandle, Shared, removed_text, unix_ms};
 use super::home::Home;
 use super::machine::Machine;
 use super::peers::Peers;
+use super::ran_with::RanWiths;
 use super::secrets::Secrets;
 use super::tracking::{self, Tracks};
 use crate::blobs::{BlobError, BlobStore};
@@ -165,6 +166,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         net,
         secrets: Secrets::new(config.home.secrets()),
         tracks: Tracks::default(),
+        machine: machine.clone(),
+        ran_withs: RanWiths::default(),
         sdk,
         exe: config.exe.clone(),
         is_removed: is_removed.into(),
@@ -210,6 +213,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         shared: shared.clone(),
     };
     tokio::spawn(tracking::watch(shared.clone(), actor.inner.0.clone()));
+    let looking = shared.clone();
+    tokio::task::spawn_blocking(move || looking.ran_withs.warm(&looking));
     let ended = tokio::spawn(actor.run());
     let handle = NodeHandle { commands, shared };
     tokio::spawn(super::gc::keep_house(handle.clone(), config.retention));

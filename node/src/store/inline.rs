@@ -97,7 +97,9 @@ impl Needed {
             {
                 let finished = record.attempts.values().filter_map(|attempt| attempt.finished.as_ref());
                 let logs = finished.filter_map(|finished| finished.log.as_ref()).filter(|log| log.is_inline());
-                self.contents.extend(logs.map(|log| log.content));
+                self.contents.extend(logs.flat_map(|log| [Some(log.content), log.times]).flatten());
+                let finished = record.attempts.values().filter_map(|attempt| attempt.finished.as_ref());
+                self.contents.extend(finished.filter_map(|finished| finished.ran_with));
             }
             _ => {}
         }

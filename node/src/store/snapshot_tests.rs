@@ -64,6 +64,7 @@ fn spec(project: &str) -> Box<GroupSpec> {
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     })
 }
 
@@ -85,6 +86,7 @@ fn any_event(rng: &mut StdRng) -> Event {
                 ended_unix_ms: rng.random_range(2..9),
                 outputs: None,
                 log: Some(proto::event::LogRef { content: ContentId::of(&log), size: log.len() as u64, times: None }),
+                ran_with: None,
             };
             Event::AttemptFinished { finished: Box::new(finished), inline: vec![log] }
         }

@@ -413,6 +413,7 @@ fn finished(number: u32, log: &[u8]) -> Event {
         ended_unix_ms: 2,
         outputs: None,
         log: Some(proto::event::LogRef { content: ContentId::of(log), size: log.len() as u64, times: None }),
+        ran_with: None,
     };
     Event::AttemptFinished { finished: Box::new(finished), inline: vec![log.to_vec()] }
 }

@@ -139,6 +139,7 @@ fn any_spec(rng: &mut StdRng) -> Box<GroupSpec> {
         params_json: if rng.random_range(0..4) == 0 { "x".repeat(rng.random_range(0..60_000)) } else { String::new() },
         environment: None,
         attends: None,
+        checkout: None,
     })
 }
 
@@ -164,6 +165,7 @@ fn any_event(rng: &mut StdRng, nodes: &[NodeId]) -> Event {
                 ended_unix_ms: rng.random_range(0..9),
                 outputs: None,
                 log: None,
+                ran_with: None,
             }),
         },
         7 => Event::AttemptLost { attempt, worker, reason: LostReason::NodeDown },

@@ -7,7 +7,8 @@ use proto::entry::{Entry, Identity, LogId, Position};
 use proto::event::{AttemptFinished, Event, Frame, JobOutcome, LogRef, Mark};
 use proto::job::Attended;
 use proto::job::{
-    BundleRef, Dependency, EnvironmentSpec, IndexRanges, LostReason, OnLost, StartFailure, Trigger, Usage,
+    BundleRef, Checkout, Dependency, Diff, EnvironmentSpec, IndexRanges, LostReason, OnLost, StartFailure, Trigger,
+    Usage,
 };
 use proto::log::{EntryRange, Head, VersionVector};
 use proto::message::{Accepting, Advert, Demand, Message, Offer, OfferReply};
@@ -99,6 +100,18 @@ pub(crate) fn spec() -> GroupSpec {
             python: text("3.11"),
         }),
         attends: Some(Attended { pid: 4_711, start_time: 70_000, directory: text("/home/ada/vision") }),
+        checkout: Some(checkout()),
+    }
+}
+
+pub(crate) fn checkout() -> Checkout {
+    Checkout {
+        commit: text("8f3c1e"),
+        branch: text("main"),
+        remote: text("https://git.example.org/ada/vision"),
+        author: text("Ada <ada@example.org>"),
+        is_dirty: true,
+        diff: Some(Diff { content: content(0xde), size: 300, is_cut: true }),
     }
 }
 
@@ -124,6 +137,7 @@ pub(crate) fn bare_spec() -> GroupSpec {
         params_json: String::new(),
         environment: None,
         attends: None,
+        checkout: None,
     }
 }
 
@@ -163,6 +177,7 @@ pub(crate) fn finished() -> AttemptFinished {
         ended_unix_ms: 1_700_000_060_500,
         outputs: Some(bundle()),
         log: Some(LogRef { content: content(0xcc), size: 70_000, times: Some(content(0xcd)) }),
+        ran_with: Some(content(0xce)),
     }
 }
 

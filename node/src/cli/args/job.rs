@@ -40,6 +40,11 @@ pub(crate) enum JobCommand {
         after_help = "EXAMPLES:\n  fnode job show 0193c2\n  fnode job show 0193c2/7\n  fnode job show 0193c2 --json | jq .attempts"
     )]
     Show(ExplainArgs),
+    /// Print the uncommitted changes of the git checkout that a job was submitted from
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job diff 0193c2\n  git checkout COMMIT && fnode job diff 0193c2 | git apply   the code as it was"
+    )]
+    Diff(ExplainArgs),
     /// Say why a job waits, which node comes closest and what would help
     #[command(after_help = "EXAMPLES:\n  fnode job explain 0193c2\n  fnode job explain 0193c2/7 --json")]
     Explain(ExplainArgs),

@@ -14,6 +14,7 @@
 
 mod build;
 mod error;
+pub mod packages;
 mod recipe;
 mod shelf;
 

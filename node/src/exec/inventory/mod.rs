@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use self::cgroup::Cgroups;
 use self::gpu::{Benchmark, GpuProcess, GpuReport, Survey};
-use self::python::{Pythons, Search};
+use self::python::{Interpreter, Pythons, Search, full_version};
 
 /// File in the data directory that remembers the versions of interpreters that had to be run.
 pub const PYTHON_CACHE_FILE: &str = "pythons.json";
@@ -106,6 +106,14 @@ impl Inventory {
     #[must_use]
     pub fn pythons(&self) -> Pythons {
         Pythons::find(&self.search)
+    }
+
+    /// The full version of what `python3` means here, as `3.11.7`; empty: there is none. May run it once.
+    #[must_use]
+    pub fn python_version(&self) -> String {
+        let pythons = self.pythons();
+        let version = |python: &Interpreter| full_version(&python.path, self.search.cache.as_deref());
+        pythons.get("").and_then(version).unwrap_or_default()
     }
 }
 

@@ -12,7 +12,7 @@ use proto::record::{GroupRecord, JobRecord};
 use proto::{GroupId, JobId, Member, NodeId};
 use tokio::time::Instant;
 
-use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, track, view};
+use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, record, track, view};
 use crate::http::describe::{self, Names};
 use crate::http::refusal::{Asked, Given, Refusal, blocking};
 use crate::http::routes::Shared;
@@ -274,6 +274,7 @@ pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Pat
     let mut word = word(&api.node, id, &group, job.as_ref()).await?;
     // A node that is gone may have them: the rest of the record is no less true.
     word.artifacts = track::of(&api.node, job.as_ref()).await.unwrap_or_default();
+    record::add_ran_with(&api.node, job.as_ref(), &mut word).await?;
     let left = job.as_ref().and_then(|job| Left::of(id, job).or_else(|| Left::checkpoint_of(id, job)));
     if let Some(left) = left {
         let holders = api.node.holders_of(&left).await?;

@@ -7,6 +7,7 @@ pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod nodes;
 pub(crate) mod projects;
+pub(crate) mod record;
 pub(crate) mod runs;
 pub(crate) mod secrets;
 pub(crate) mod submit;

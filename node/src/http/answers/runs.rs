@@ -73,6 +73,8 @@ fn spec(node: &NodeHandle, request: &RunRequest, user: String, attended: Attende
         params_json: String::new(),
         environment: None,
         attends: Some(attended),
+        // It tells of its checkout itself, in its record.
+        checkout: None,
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) async fn submit(
         text => Some(bundle_of(node, text).await?),
     };
     check_environment(&request, bundle.as_ref())?;
+    check_diff(&request, bundle.as_ref())?;
     check_secrets(&request.secrets, node)?;
     let user = user(caller.map(|Extension(caller)| caller), &request.user);
     let spec = request.to_spec(Resolved { bundle: bundle.map(|(bundle, _)| bundle), after, user })?;
@@ -242,6 +243,18 @@ fn check_environment(request: &SubmitRequest, bundle: Option<&(BundleRef, Manife
     }
     let message = format!("the bundle has no {} as it is named for the environment", environment.path);
     Err(ErrorWord::bad_input(message, "submit the directory that holds it, or leave the environment out"))
+}
+
+/// Uncommitted changes ride in the bundle: that is what holds and keeps them.
+fn check_diff(request: &SubmitRequest, bundle: Option<&(BundleRef, Manifest)>) -> Result<(), ErrorWord> {
+    let Some(diff) = request.checkout.as_ref().and_then(|checkout| checkout.diff.as_ref()) else { return Ok(()) };
+    let is_there = bundle.is_some_and(|(_, manifest)| {
+        manifest.contents().any(|(content, size)| size == diff.size && content.to_string() == diff.content)
+    });
+    if is_there {
+        return Ok(());
+    }
+    Err(ErrorWord::bad_input("the bundle has no file with the checkout's diff", "put it in, or leave the diff out"))
 }
 
 /// The system's name of the user where the kernel tells it, else what the client says.

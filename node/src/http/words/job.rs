@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 use super::blob::BundleWord;
 use super::ending::EndingWord;
 use super::node::NodeRef;
+use super::record::CheckoutWord;
 use super::submit::{AfterWord, EnvironmentWord, OnLostWord};
 use super::track::{ArtifactWord, TrackedWord};
+use crate::node::RanWith;
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -195,6 +197,9 @@ pub struct JobWord {
     /// The directory that it runs in; none: an empty one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<BundleWord>,
+    /// The git checkout that it was submitted from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkout: Option<CheckoutWord>,
     /// The environment that is built for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<EnvironmentWord>,
@@ -251,6 +256,9 @@ pub struct AttemptWord {
     /// Length of its log once it is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<u64>,
+    /// Machine, graphics processors and packages; while it runs, what its node tells of itself now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_with: Option<RanWith>,
 }
 
 /// What was in the checkpoint directory of an attempt.

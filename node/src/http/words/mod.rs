@@ -11,6 +11,7 @@ pub mod explain;
 pub mod job;
 pub mod node;
 pub mod project;
+pub mod record;
 pub mod submit;
 pub mod track;
 

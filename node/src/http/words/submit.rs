@@ -12,6 +12,7 @@ use super::error::ErrorWord;
 use super::explain::ExplanationWord;
 use super::job::StateWord;
 use super::node::NodeRef;
+use super::record::CheckoutWord;
 
 /// No machine has more CPUs; a larger number is a slip of the hand. In thousandths.
 pub const CPU_MILLI_MAX: u32 = 16_384 * 1_000;
@@ -92,6 +93,8 @@ pub struct SubmitRequest {
     pub params: String,
     /// Environment to build; none: the node's Python.
     pub environment: Option<EnvironmentWord>,
+    /// The git checkout that the bundle was taken from; its diff is a file of the bundle.
+    pub checkout: Option<CheckoutWord>,
 }
 
 /// What happens to a job whose node is lost.
@@ -210,6 +213,7 @@ impl Default for SubmitRequest {
             keep_outputs: true,
             params: String::new(),
             environment: None,
+            checkout: None,
         }
     }
 }
@@ -336,6 +340,7 @@ impl SubmitRequest {
             params_json: self.params.clone(),
             environment: self.environment.as_ref().map(EnvironmentWord::to_spec).transpose()?,
             attends: None,
+            checkout: self.checkout.as_ref().map(CheckoutWord::to_spec).transpose()?,
         })
     }
 

@@ -1,0 +1,136 @@
+//! What is recorded of every job without being asked: its code, its machine, its packages.
+
+mod harness;
+
+use std::path::Path;
+use std::process::Command;
+
+use harness::{Node, write};
+use serde_json::json;
+
+/// Runs git in `dir`; `None`: there is no git here.
+fn git(dir: &Path, words: &[&str]) -> Option<()> {
+    let mut command = Command::new("git");
+    command.args(["-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"]).args(words).current_dir(dir);
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+    let ran = command.output().ok()?;
+    assert!(ran.status.success(), "git {words:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    Some(())
+}
+
+/// A checkout with one commit.
+fn checkout(dir: &Path) -> Option<()> {
+    write(&dir.join("train.sh"), "echo one\n");
+    write(&dir.join("secret.env"), "TOKEN=1\n");
+    write(&dir.join(".fnodeignore"), "secret.env\n");
+    git(dir, &["init", "--quiet"])?;
+    git(dir, &["config", "user.name", "Ada"])?;
+    git(dir, &["config", "user.email", "ada@example.org"])?;
+    git(dir, &["remote", "add", "origin", "https://ada:t0ken@git.example.org/ada/x.git"])?;
+    git(dir, &["add", "."])?;
+    git(dir, &["commit", "--quiet", "-m", "one"])
+}
+
+#[test]
+fn a_job_tells_which_code_it_ran() {
+    let node = Node::started("alpha");
+    let dir = node.file("project");
+    if checkout(&dir).is_none() {
+        eprintln!("skipped: there is no git here");
+        return;
+    }
+    let submit = || {
+        let id = node.json(&["submit", dir.to_str().unwrap(), "--", "sh", "train.sh"])["id"].clone();
+        let id = id.as_str().unwrap().to_owned();
+        node.completed(&id);
+        (node.json(&["job", "show", &id]), id)
+    };
+    let (clean, id) = submit();
+    let code = &clean["checkout"];
+    assert_eq!((&code["branch"], &code["author"]), (&json!("main"), &json!("Ada <ada@example.org>")));
+    assert_eq!((&code["remote"], &code["is_dirty"]), (&json!("https://git.example.org/ada/x.git"), &json!(false)));
+    assert_eq!((code["commit"].as_str().unwrap().len(), &code["diff"]), (40, &json!(null)));
+    node.refused(&["job", "diff", &id], 1, &format!("job {id} was submitted without uncommitted changes"));
+
+    write(&dir.join("train.sh"), "echo two\n");
+    write(&dir.join("secret.env"), "TOKEN=2\n");
+    let (dirty, id) = submit();
+    assert_eq!(dirty["checkout"]["is_dirty"], true);
+    assert_eq!(dirty["checkout"]["commit"], code["commit"]);
+    let diff = node.ok(&["job", "diff", &id]);
+    assert!(diff.contains("-echo one\n+echo two\n") && !diff.contains("TOKEN"), "{diff}");
+    assert_eq!(dirty["checkout"]["diff"]["size"], diff.len());
+    assert_eq!(node.ok(&["logs", &id]), "two\n");
+    let shown = node.ok(&["job", "show", &id]);
+    assert!(shown.contains(&format!("fnode job diff {id}")) && !shown.contains("t0ken"), "{shown}");
+    let again = node.json(&["submit", dir.to_str().unwrap(), "--", "true"]);
+    assert_eq!(again["sent_bytes"], 0, "the same changes are sent once");
+}
+
+#[test]
+fn a_slow_git_delays_a_submission_by_a_second_and_no_more() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let node = Node::started("alpha");
+    let dir = node.file("project");
+    write(&dir.join("train.sh"), "true\n");
+    std::fs::create_dir(dir.join(".git")).unwrap();
+    let slow = node.file("bin/git");
+    write(&slow, "#!/bin/sh\nexec sleep 60\n");
+    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", node.file("bin").display(), std::env::var("PATH").unwrap());
+    let began = std::time::Instant::now();
+    let ran = node.command(&["submit", dir.to_str().unwrap(), "--", "true"]).env("PATH", path).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    let jobs = node.json(&["jobs"]);
+    let id = jobs["jobs"][0]["id"].as_str().unwrap();
+    assert_eq!(node.json(&["job", "show", id])["checkout"], json!(null));
+}
+
+#[test]
+fn a_job_tells_what_it_ran_with() {
+    let node = Node::started("alpha");
+    let kept = node.submit(&[], &["true"]);
+    let bare = node.submit(&["--no-capture", "--no-outputs"], &["true"]);
+    for id in [&kept, &bare] {
+        node.completed(id);
+        let job = node.json(&["job", "show", id]);
+        let with = &job["attempts"][0]["ran_with"];
+        for text in ["hostname", "os", "kernel", "architecture", "fnode"] {
+            assert!(with[text].as_str().is_some_and(|text| !text.is_empty()), "{text}: {job:#}");
+        }
+        assert!(with["cpu_threads"].as_u64() > Some(0) && with["memory_bytes"].as_u64() > Some(0), "{with:#}");
+    }
+    let shown = node.ok(&["job", "show", &kept]);
+    assert!(shown.contains("ran with") && shown.contains("CPU threads"), "{shown}");
+    // A node that starts anew has told it already.
+    node.ok(&["shutdown"]);
+    node.start(&["--name", "alpha"]);
+    let later = node.submit(&[], &["true"]);
+    node.completed(&later);
+    let with = |id: &str| node.json(&["job", "show", id])["attempts"][0]["ran_with"].clone();
+    assert_eq!((with(&later), with(&kept)["hostname"].is_string()), (with(&kept), true));
+}
+
+#[test]
+fn a_running_job_tells_its_machine_too() {
+    let node = Node::started("alpha");
+    let id = node.submit(&[], &["sleep", "60"]);
+    let job = node.until(&["job", "show", &id], "/state", &json!("running"));
+    let job = if job["attempts"][0]["ran_with"].is_null() { node.json(&["job", "show", &id]) } else { job };
+    assert!(job["attempts"][0]["ran_with"]["hostname"].is_string(), "{job:#}");
+    node.ok(&["stop", &id]);
+}
+
+#[test]
+fn a_diff_that_is_not_in_the_bundle_is_refused() {
+    let node = Node::started("alpha");
+    let submit = |checkout: serde_json::Value| {
+        let body = json!({"project": "p", "command": ["true"], "checkout": checkout});
+        node.http("POST /jobs", body.to_string().as_bytes()).json()["error"]["message"].clone()
+    };
+    let content = "0".repeat(64);
+    let diff = json!({"commit": "0123abcd", "diff": {"content": content, "size": 1}});
+    assert_eq!(submit(diff), "the bundle has no file with the checkout's diff");
+    assert_eq!(submit(json!({"commit": "main"})), "the checkout's commit is no hash");
+}
