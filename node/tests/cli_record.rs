@@ -134,3 +134,30 @@ fn a_diff_that_is_not_in_the_bundle_is_refused() {
     assert_eq!(submit(diff), "the bundle has no file with the checkout's diff");
     assert_eq!(submit(json!({"commit": "main"})), "the checkout's commit is no hash");
 }
+
+#[test]
+fn what_a_job_uses_is_read_while_it_runs() {
+    let node = Node::started("alpha");
+    let id = node.submit(&[], &["sh", "-c", "while [ ! -e stop ]; do :; done; sleep 0"]);
+    let path = format!("/jobs/{id}/series/system%2Fcpu");
+    let deadline = std::time::Instant::now() + harness::DEADLINE;
+    let live = loop {
+        let answer = node.http(&format!("GET {path}"), b"");
+        if answer.status == 200 {
+            break answer.json();
+        }
+        assert!(std::time::Instant::now() < deadline, "{answer:?}");
+    };
+    assert!(live["points"][0][2].as_f64().is_some_and(|cores| cores > 0.0 && cores < 64.0), "{live}");
+    let shown = node.json(&["job", "show", &id]);
+    assert!(shown["metrics"].is_null() && shown["system"].is_null(), "told in the end: {shown:#}");
+    node.ok(&["stop", &id]);
+    node.until(&["job", "show", &id], "/state", &json!("stopped"));
+    let shown = node.json(&["job", "show", &id]);
+    let system = &shown["system"];
+    assert!(system["system/memory_bytes"]["max"].as_u64() > Some(100_000), "{shown:#}");
+    assert!(system["system/cpu"]["mean"].as_f64() > Some(0.0) && shown["metrics"].is_null(), "{shown:#}");
+    let text = node.ok(&["job", "show", &id]);
+    assert!(text.contains("cpu: mean ") && text.contains("memory: mean "), "{text}");
+    assert_eq!(node.http(&format!("GET {path}"), b"").status, 200, "sealed, too");
+}

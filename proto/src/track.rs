@@ -13,6 +13,8 @@ use crate::job::BundleRef;
 pub const SUMMARY_MAX: usize = 64 << 10;
 /// Longest name of a parameter or metric, in bytes.
 pub const NAME_MAX: usize = 256;
+/// How names of metrics begin that the node takes of an attempt: what it uses of the machine.
+pub const SYSTEM_PREFIX: &str = "system/";
 /// Longest text value of a metric in a summary, in bytes.
 pub const TEXT_MAX: usize = 1_024;
 
@@ -40,6 +42,8 @@ pub struct MetricSummary {
     pub last: Scalar,
     /// Smallest and largest number; `None`: there was none but NaN.
     pub range: Option<(Float, Float)>,
+    /// Sum of all numbers; NaN once one of them was.
+    pub sum: Float,
     /// How many points there are.
     pub count: u64,
     /// Step of the last point.
@@ -139,7 +143,8 @@ impl MetricSummary {
     #[must_use]
     pub fn of(value: Scalar, step: i64, at_unix_ms: u64) -> Self {
         let range = number(&value).map(|number| (number, number));
-        Self { first: value.clone(), last: value, range, count: 1, step, at_unix_ms }
+        let sum = summand(&value).into();
+        Self { first: value.clone(), last: value, range, sum, count: 1, step, at_unix_ms }
     }
 
     /// One more point.
@@ -148,11 +153,16 @@ impl MetricSummary {
             let (low, high) = self.range.unwrap_or((number, number));
             self.range = Some((low.min(number), high.max(number)));
         }
+        self.sum = (self.sum.get() + summand(&value)).into();
         self.last = value;
         self.count += 1;
         self.step = step;
         self.at_unix_ms = at_unix_ms;
     }
+}
+
+fn summand(value: &Scalar) -> f64 {
+    if let Scalar::Number(number) = value { number.get() } else { 0.0 }
 }
 
 /// The number in `value` unless it is NaN, which has no place in a range.
@@ -232,6 +242,11 @@ mod tests {
         assert_eq!((metric.first, metric.count, metric.step), (number(2.0), 5, 4));
         assert_eq!(metric.last, number(f64::NAN), "NaN is kept, and equals itself");
         assert_eq!(metric.range, Some(((-1.0).into(), 5.0.into())), "NaN has no place in a range");
+        assert!(metric.sum.get().is_nan());
+        let mut metric = MetricSummary::of(number(2.0), 0, 10);
+        metric.push(number(-0.5), 1, 11);
+        metric.push(Scalar::Text("x".to_owned()), 2, 12);
+        assert_eq!(metric.sum, 1.5.into());
     }
 
     #[test]

@@ -230,6 +230,7 @@ fn job_text(job: &JobWord) -> String {
         ("params given", job.params_json.clone()),
         ("params", track::params(job)),
         ("metrics", track::metrics(job)),
+        ("used", track::system(job)),
         ("artifacts", track::artifacts(job)),
         (
             "error",

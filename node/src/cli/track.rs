@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use comfy_table::Cell;
+use proto::track::SYSTEM_PREFIX;
 use serde_json::Value;
 
 use crate::http::words::job::{JobLine, JobWord};
@@ -46,6 +47,20 @@ pub(super) fn metrics(job: &JobWord) -> String {
         format!("{name} = {}{points}", shown(&metric.last))
     };
     job.line.told.metrics.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What one job used of its machine, a line each.
+pub(super) fn system(job: &JobWord) -> String {
+    let text = |name: &str, value: &Option<Value>| match value {
+        Some(value) if name.ends_with("_bytes") => proto::ByteSize(value.as_f64().unwrap_or(0.0) as u64).to_string(),
+        Some(value) => shown(value),
+        None => String::new(),
+    };
+    let line = |(name, metric): (&String, &MetricWord)| {
+        let short = name.trim_start_matches(SYSTEM_PREFIX).trim_end_matches("_bytes").replace('_', " ");
+        format!("{short}: mean {}, peak {}", text(name, &metric.mean), text(name, &metric.max))
+    };
+    job.line.told.system.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Artifacts of one job, a line each.

@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::protocol::{MARKER, ProcessId};
 
 /// Clock ticks per second in `/proc`: part of Linux's ABI, the same on every architecture.
-const TICKS_PER_SECOND: u64 = 100;
+pub const TICKS_PER_SECOND: u64 = 100;
 /// More of a process's environment is not read when its marker is looked for.
 const ENVIRON_MAX: u64 = 4 << 20;
 /// Rounds of SIGKILL over what a dead runner left; each round catches what was forked during the last.
@@ -32,6 +32,8 @@ pub struct ProcessRow {
     pub group: u32,
     /// Resident memory, in pages.
     pub resident_pages: u64,
+    /// Processor time of it and of the children that it waited for, in ticks.
+    pub cpu_ticks: u64,
     /// Whether it is dead already and only waits for its parent.
     pub zombie: bool,
 }
@@ -227,6 +229,7 @@ fn parse_stat(pid: u32, text: &[u8]) -> Option<ProcessRow> {
         parent: u32::try_from(number(4)?).ok()?,
         group: u32::try_from(number(5)?).ok()?,
         resident_pages: number(24)?,
+        cpu_ticks: (14..=17).filter_map(number).fold(0, u64::saturating_add),
         zombie: matches!(fields.first(), Some(&("Z" | "X" | "x"))),
     })
 }
@@ -238,7 +241,7 @@ mod tests {
     use super::*;
 
     fn row(pid: u32, parent: u32, zombie: bool) -> ProcessRow {
-        ProcessRow { id: ProcessId { pid, start_time: 1 }, parent, group: pid, resident_pages: 0, zombie }
+        ProcessRow { id: ProcessId { pid, start_time: 1 }, parent, group: pid, resident_pages: 0, cpu_ticks: 0, zombie }
     }
 
     fn pids(rows: &[ProcessRow]) -> Vec<u32> {
@@ -250,7 +253,7 @@ mod tests {
         let text = b"42 (a) R (b c) S 7 42 1 0 -1 0 0 0 0 0 1 2 3 4 20 0 1 0 9999 123 77 0 0\n";
         let row = parse_stat(42, text).expect("valid");
         assert_eq!(row.id, ProcessId { pid: 42, start_time: 9999 });
-        assert_eq!((row.parent, row.group, row.resident_pages, row.zombie), (7, 42, 77, false));
+        assert_eq!((row.parent, row.group, row.resident_pages, row.cpu_ticks, row.zombie), (7, 42, 77, 10, false));
         assert_eq!(parse_stat(42, b"42 (x) S 7"), None);
     }
 

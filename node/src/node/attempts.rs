@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::AttemptId;
 use proto::core_io::{Adopted, Run};
@@ -15,10 +15,11 @@ use tokio::task::AbortHandle;
 
 use super::collect::{self, Collected};
 use super::handle::{Shared, unix_ms};
+use super::usage::Meter;
 use super::{prepare, watch};
 use crate::exec::client::RunnerHandle;
 use crate::exec::environment::Environments;
-use crate::exec::protocol::{AttemptStatus, Ended, Event, StartOrder};
+use crate::exec::protocol::{AttemptStatus, Ended, Event, ProcessId, StartOrder, Started};
 
 /// Between SIGTERM and SIGKILL.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -206,6 +207,7 @@ impl Attempts {
         for event in events {
             match event {
                 Event::Started(started) => {
+                    self.measure(&started, true);
                     self.watch(started.attempt);
                     told.push(Told::Started { attempt: started.attempt, started_unix_ms: started.started_unix_ms })
                 }
@@ -214,6 +216,17 @@ impl Attempts {
                 Event::Unknown(_) => {}
             }
         }
+    }
+
+    /// Its process runs: what it uses is read.
+    fn measure(&self, started: &Started, is_new: bool) {
+        let Some(live) = self.table.get(&started.attempt) else { return };
+        let attended = live.run.spec.attends.as_ref();
+        let process = attended
+            .map_or(started.process, |attended| ProcessId { pid: attended.pid, start_time: attended.start_time });
+        let is_new = is_new && attended.is_none();
+        let meter = Meter::new(process, live.run.reservation.gpus.clone(), is_new, Instant::now());
+        self.context.shared.tracks.measure(started.attempt, meter);
     }
 
     /// Its process runs: what it makes meanwhile is looked after.
@@ -255,10 +268,14 @@ impl Attempts {
     pub(super) fn adopt(&mut self, attempts: Vec<AttemptStatus>, told: &mut Vec<Told>) -> Vec<Adopted> {
         let mut adopted = Vec::new();
         for status in attempts {
+            let mut runs = None;
             let (attempt, started_unix_ms, ended) = match status {
                 // Told to start when another ends; the daemon that chained them is gone, the chain is not.
                 AttemptStatus::Waiting(attempt) => (attempt, 0, None),
-                AttemptStatus::Running(started) => (started.attempt, started.started_unix_ms, None),
+                AttemptStatus::Running(started) => {
+                    runs = Some(started);
+                    (started.attempt, started.started_unix_ms, None)
+                }
                 AttemptStatus::Ended(ended) => (ended.attempt, ended.started_unix_ms, Some(ended)),
             };
             if prepare::is_recorded(&self.context.shared, attempt) {
@@ -280,6 +297,9 @@ impl Attempts {
             });
             self.context.track(&run);
             self.table.insert(attempt, Live { run: Arc::new(run), stage: Stage::Ordered, watch: None });
+            if let Some(started) = runs {
+                self.measure(&started, false);
+            }
             self.watch(attempt);
             if let Some(ended) = ended {
                 self.on_ended(ended, told);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use proto::Capacity;
 
-use crate::exec::inventory::gpu::Benchmark;
+use crate::exec::inventory::gpu::{Benchmark, GpuUsage};
 use crate::exec::inventory::{Caps, Inventory};
 
 /// Shared by the loop and the threads that look.
@@ -51,6 +51,11 @@ impl Machine {
                 return;
             }
         }
+    }
+
+    /// How much of each graphics processor is used now. Blocks.
+    pub(super) fn gpu_usage(&self) -> Vec<GpuUsage> {
+        self.inventory.gpu_usage()
     }
 
     /// Looks at what changes by itself, and for the paths that jobs ask for; `None` when nothing worth telling changed.

@@ -29,6 +29,7 @@ mod tail;
 mod times;
 pub(crate) mod told;
 pub(crate) mod tracking;
+mod usage;
 mod watch;
 
 pub(crate) use actor::CLUSTER_STORY;

@@ -16,9 +16,11 @@ use tokio::sync::mpsc;
 
 use super::actor::Inner;
 use super::bundle::contents;
-use super::handle::Shared;
+use super::handle::{Shared, unix_ms};
 use super::home::Home;
 use super::prepare::attempt_dir;
+use super::usage::{self, Meter};
+use crate::exec::process::ProcessTable;
 use crate::track::{Page, Reader, Sealed, SeriesError, TagChange};
 
 /// Track files are looked at this often.
@@ -52,6 +54,8 @@ struct Live {
     /// It has ended; its last word is another's.
     is_over: bool,
     files: Option<BundleRef>,
+    /// While its process runs.
+    meter: Option<Meter>,
 }
 
 /// What an attempt told since the last time.
@@ -93,8 +97,16 @@ impl Tracks {
             artifacts_dirty: false,
             is_over: false,
             files: None,
+            meter: None,
         };
         lock(&self.0).entry(attempt).or_insert_with(|| Arc::new(Mutex::new(live())));
+    }
+
+    /// The process of `attempt` runs: what it uses is read from now on.
+    pub(super) fn measure(&self, attempt: AttemptId, meter: Meter) {
+        if let Some(live) = lock(&self.0).get(&attempt).cloned() {
+            lock(&live).meter.get_or_insert(meter);
+        }
     }
 
     /// Nothing of `attempt` is read any more. Returns the last revision that was told here: 0 for none.
@@ -113,8 +125,7 @@ impl Tracks {
         let live = lock(&self.0).get(&attempt).cloned()?;
         let mut live = lock(&live);
         // What was written a moment ago is wanted, too.
-        let read = live.reader.read();
-        live.is_dirty |= matches!(read, Ok(true));
+        let _ = live.reader.read();
         let page: Result<Option<Page>, SeriesError> = live.reader.page(key, after, points);
         page.ok().flatten()
     }
@@ -134,6 +145,7 @@ pub(super) async fn watch(shared: Arc<Shared>, told: mpsc::UnboundedSender<Inner
         }
         let shared = shared.clone();
         let look = move || {
+            measure(&shared, &all);
             let updates = all.iter().filter_map(|(attempt, live)| look(&shared, *attempt, &mut lock(live)));
             updates.collect::<Vec<_>>()
         };
@@ -146,14 +158,38 @@ pub(super) async fn watch(shared: Arc<Shared>, told: mpsc::UnboundedSender<Inner
     }
 }
 
+/// Reads what the attempts use whose time has come.
+fn measure(shared: &Shared, all: &[(AttemptId, Arc<Mutex<Live>>)]) {
+    let now = Instant::now();
+    let is_due = |live: &Live| !live.is_over && live.meter.as_ref().is_some_and(|meter| meter.is_due(now));
+    let due: Vec<_> = all.iter().filter(|(_, live)| is_due(&lock(live))).collect();
+    if due.is_empty() {
+        return;
+    }
+    let Ok(table) = ProcessTable::read() else { return };
+    let wants_gpus = due.iter().any(|(_, live)| lock(live).meter.as_ref().is_some_and(Meter::has_gpus));
+    let gpus = if wants_gpus { shared.machine.gpu_usage() } else { Vec::new() };
+    for (attempt, live) in due {
+        let mut live = lock(live);
+        let values = live.meter.as_mut().map(|meter| meter.read(now, &table, &gpus)).unwrap_or_default();
+        // Under the lock: an attempt that is over has its last word.
+        if !live.is_over
+            && !values.is_empty()
+            && let Err(error) = usage::note(&track_path(&shared.home, *attempt), &values, unix_ms())
+        {
+            tracing::debug!(%attempt, %error, "what an attempt uses is not kept");
+        }
+    }
+}
+
 fn look(shared: &Shared, attempt: AttemptId, live: &mut Live) -> Option<Update> {
     if live.is_over {
         return None;
     }
-    match live.reader.read() {
-        Ok(read) => live.is_dirty |= read,
-        Err(error) => tracing::warn!(%attempt, %error, "a track file cannot be read"),
+    if let Err(error) = live.reader.read() {
+        tracing::warn!(%attempt, %error, "a track file cannot be read");
     }
+    live.is_dirty |= live.reader.take_news();
     live.artifacts_dirty |= live.reader.take_artifacts_changed();
     if live.artifacts_dirty && live.stored.is_none_or(|stored| stored.elapsed() >= STORE_EVERY) {
         live.artifacts_dirty = false;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use proto::track::{ArtifactNote, MetricSummary, Scalar, Summary};
+use proto::track::{ArtifactNote, MetricSummary, SYSTEM_PREFIX, Scalar, Summary};
 
 use super::line::{LINE_MAX, Line, parse};
 use super::series::{Page, Point, Series, SeriesError};
@@ -56,6 +56,7 @@ pub struct Reader {
     summary: Summary,
     tags: Vec<TagChange>,
     artifacts_changed: bool,
+    has_news: bool,
 }
 
 /// What a track file held in the end.
@@ -83,6 +84,7 @@ impl Reader {
             summary: Summary::default(),
             tags: Vec::new(),
             artifacts_changed: false,
+            has_news: false,
         }
     }
 
@@ -145,8 +147,12 @@ impl Reader {
         if line.is_empty() {
             return Ok(());
         }
+        let word = parse(line);
+        // What the node itself has read is told in the end: it is seen in the points until then.
+        let is_ours = matches!(&word, Some(Line::Metric { key, .. }) if key.starts_with(SYSTEM_PREFIX));
+        self.has_news |= !is_ours;
         let summary = &mut self.summary;
-        match parse(line) {
+        match word {
             Some(Line::Metric { key, value, step, at_unix_ms }) => return self.on_metric(key, value, step, at_unix_ms),
             Some(Line::Param(key, value)) => drop(summary.params.insert(key, value)),
             Some(Line::InputParams(value)) => summary.input_params = value,
@@ -206,6 +212,11 @@ impl Reader {
     /// Tags that changed since they were taken last, in order.
     pub fn take_tags(&mut self) -> Vec<TagChange> {
         std::mem::take(&mut self.tags)
+    }
+
+    /// Whether the job told anything since this was asked last.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
     }
 
     /// Whether artifacts were named since this was asked last.

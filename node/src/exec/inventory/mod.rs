@@ -21,7 +21,7 @@ use proto::{ByteSize, Capacity};
 use serde::Serialize;
 
 use self::cgroup::Cgroups;
-use self::gpu::{Benchmark, GpuProcess, GpuReport, Survey};
+use self::gpu::{Benchmark, GpuProcess, GpuReport, GpuUsage, Survey};
 use self::python::{Interpreter, Pythons, Search, full_version};
 
 /// File in the data directory that remembers the versions of interpreters that had to be run.
@@ -106,6 +106,13 @@ impl Inventory {
     #[must_use]
     pub fn pythons(&self) -> Pythons {
         Pythons::find(&self.search)
+    }
+
+    /// How much of each graphics processor is used now; none where there is no driver that tells. Takes milliseconds (at
+    /// most [`gpu::ASK_LIMIT`]) and starts no process.
+    #[must_use]
+    pub fn gpu_usage(&self) -> Vec<GpuUsage> {
+        self.survey.usage()
     }
 
     /// The full version of what `python3` means here, as `3.11.7`; empty: there is none. May run it once.

@@ -95,7 +95,14 @@ mod tests {
     use crate::exec::protocol::ProcessId;
 
     fn process(pid: u32, resident_pages: u64) -> ProcessRow {
-        ProcessRow { id: ProcessId { pid, start_time: 1 }, parent: 1, group: pid, resident_pages, zombie: false }
+        ProcessRow {
+            id: ProcessId { pid, start_time: 1 },
+            parent: 1,
+            group: pid,
+            resident_pages,
+            cpu_ticks: 0,
+            zombie: false,
+        }
     }
 
     #[test]

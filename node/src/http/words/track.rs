@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::track::{Float, MetricSummary, Scalar, Summary};
+use proto::track::{Float, MetricSummary, SYSTEM_PREFIX, Scalar, Summary};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -19,6 +19,10 @@ pub struct TrackedWord {
     /// Metrics by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, MetricWord>,
+    /// What it used of its machine, read every few seconds: `system/cpu` in processors, `system/memory_bytes`,
+    /// `system/gpu_percent`, `system/gpu_memory_bytes`; once it has ended, and lasted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub system: BTreeMap<String, MetricWord>,
     /// The exception that it ended with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorWord>,
@@ -43,6 +47,9 @@ pub struct MetricWord {
     /// The largest number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<Value>,
+    /// The mean of its numbers; none for other values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Value>,
     /// How many points there are.
     pub count: u64,
     /// Step of the last point.
@@ -194,6 +201,12 @@ fn scalar(value: &Scalar) -> Value {
     }
 }
 
+/// Metrics that the job told, or those that its node has read of it.
+fn metrics(summary: &Summary, is_system: bool) -> BTreeMap<String, MetricWord> {
+    let wanted = summary.metrics.iter().filter(|(name, _)| name.starts_with(SYSTEM_PREFIX) == is_system);
+    wanted.map(|(name, metric)| (name.clone(), metric.into())).collect()
+}
+
 /// JSON text that the job wrote; `None`: it is none, or empty.
 fn json(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok()
@@ -207,6 +220,8 @@ impl From<&MetricSummary> for MetricWord {
             first: scalar(&metric.first),
             min: bound(|(low, _)| low),
             max: bound(|(_, high)| high),
+            mean: matches!((&metric.first, &metric.last), (Scalar::Number(_), Scalar::Number(_)))
+                .then(|| number(metric.sum.get() / metric.count as f64)),
             count: metric.count,
             step: metric.step,
             at_unix_ms: metric.at_unix_ms,
@@ -219,7 +234,8 @@ impl From<&Summary> for TrackedWord {
         Self {
             params: summary.params.iter().filter_map(|(name, text)| Some((name.clone(), json(text)?))).collect(),
             input_params: json(&summary.input_params),
-            metrics: summary.metrics.iter().map(|(name, metric)| (name.clone(), metric.into())).collect(),
+            metrics: metrics(summary, false),
+            system: metrics(summary, true),
             error: summary.error.as_ref().map(|error| ErrorWord {
                 kind: error.kind.clone(),
                 exception: error.message.clone(),

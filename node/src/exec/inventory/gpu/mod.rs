@@ -39,6 +39,17 @@ pub enum Benchmark {
     Measure,
 }
 
+/// How much of a graphics processor is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuUsage {
+    /// What jobs are given.
+    pub uuid: String,
+    /// Part of the last second in which it computed; `None`: it does not tell, as parts of a divided card.
+    pub percent: Option<u32>,
+    /// Bytes of its memory that are used.
+    pub memory_bytes: u64,
+}
+
 /// A process that uses a graphics processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuProcess {
@@ -136,6 +147,17 @@ impl Survey {
             .filter(|seen| capacity.gpus.iter().any(|gpu| gpu.uuid == seen.uuid))
             .flat_map(|seen| seen.processes)
             .collect()
+    }
+
+    /// See [`super::Inventory::gpu_usage`].
+    #[must_use]
+    pub fn usage(&self) -> Vec<GpuUsage> {
+        let used = |gpu: NvmlGpu| GpuUsage {
+            percent: gpu.percent,
+            memory_bytes: gpu.memory.saturating_sub(gpu.memory_free),
+            uuid: gpu.uuid,
+        };
+        self.ask_nvml(&mut BTreeMap::new()).into_iter().map(used).collect()
     }
 
     fn ask_nvml(&self, facts: &mut BTreeMap<String, String>) -> Vec<NvmlGpu> {

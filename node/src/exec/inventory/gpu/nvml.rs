@@ -32,6 +32,8 @@ pub struct NvmlGpu {
     pub memory: u64,
     /// Bytes that no process holds.
     pub memory_free: u64,
+    /// Part of the last second in which it computed; `None`: it does not tell.
+    pub percent: Option<u32>,
     /// Whoever computes or draws on it now.
     pub processes: Vec<GpuProcess>,
     /// Whether someone computes on it now.
@@ -177,6 +179,7 @@ fn describe(part: &Device<'_>, card: &Device<'_>, driver: &str, cuda: &str) -> O
         cuda: cuda.to_owned(),
         memory,
         memory_free,
+        percent: part.utilization_rates().ok().map(|rates| rates.gpu),
         processes,
         computing: is_computing,
         uuid,
