@@ -161,3 +161,86 @@ fn what_a_job_uses_is_read_while_it_runs() {
     assert!(text.contains("cpu: mean ") && text.contains("memory: mean "), "{text}");
     assert_eq!(node.http(&format!("GET {path}"), b"").status, 200, "sealed, too");
 }
+
+/// A job with a parameter and a metric of `points` points.
+fn tracked(node: &Node, lr: f64, points: u32) -> String {
+    let script = format!(
+        "echo '[\"p\",\"lr\",{lr}]' >> $FNODE_TRACK; i=0; while [ $i -lt {points} ]; do \
+         echo \"[\\\"m\\\",\\\"loss\\\",$i.5,null,1700000000]\"; i=$((i+1)); done >> $FNODE_TRACK; \
+         echo '[\"m\",\"bad\",{{\"f\":\"nan\"}},null,1]' >> $FNODE_TRACK"
+    );
+    let id = node.submit(&["--name", "n"], &["sh", "-c", &script]);
+    node.completed(&id);
+    id
+}
+
+#[test]
+fn jobs_are_compared_by_what_differs() {
+    let node = Node::started("alpha");
+    let dir = node.file("project");
+    write(&dir.join("same.txt"), "same\n");
+    let submit = |code: &str, epochs: &str| {
+        write(&dir.join("train.sh"), code);
+        let args = ["submit", dir.to_str().unwrap(), "--project", "p", "--params", epochs, "--", "sh", "train.sh"];
+        let id = node.json(&args)["id"].as_str().unwrap().to_owned();
+        node.completed(&id);
+        id
+    };
+    let (one, two) =
+        (submit("true\n", "{\"epochs\": 1, \"lr\": 2}"), submit("false || true\n", "{\"epochs\": 3, \"lr\": 2}"));
+    node.ok(&["job", "tag", &two, "best"]);
+    let told = node.json(&["job", "compare", &one, &two]);
+    assert_eq!(told["jobs"], json!([one, two]));
+    let row = |told: &serde_json::Value, name: &str| {
+        told["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).map(|row| row["values"].clone())
+    };
+    assert_eq!(row(&told, "params.epochs"), Some(json!([1, 3])));
+    assert_eq!(row(&told, "tags.best"), Some(json!([null, ""])));
+    assert!(row(&told, "file train.sh").is_some() && row(&told, "file same.txt").is_none(), "{told:#}");
+    assert_eq!((row(&told, "params.lr"), row(&told, "user")), (None, None));
+    let all = node.json(&["job", "compare", &one, &two, "--all"]);
+    assert_eq!((row(&all, "params.lr"), row(&all, "user")), (Some(json!([2, 2])), Some(json!(["tester", "tester"]))));
+    let text = node.ok(&["job", "compare", &one, &two]);
+    assert!(text.starts_with("WHAT") && text.contains("params.epochs"), "{text}");
+    assert_eq!(node.run(&["job", "compare", &one]).code, Some(2));
+}
+
+#[test]
+fn jobs_and_points_are_exported() {
+    let node = Node::started("alpha");
+    let id = tracked(&node, 0.5, 6_000);
+    let array = node.submit(&["--array", "1-3", "--name", "a,b"], &["true"]);
+    node.completed(&array);
+    let text = node.ok(&["export"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "a line of titles, one job, three of the array: {text}");
+    assert!(lines[0].starts_with("job,project,name,") && lines[0].ends_with("metrics.bad,metrics.loss,params.lr"));
+    assert!(lines[1].starts_with(&format!("{array}/1,test,\"a,b\",tester,completed,0,")), "{text}");
+    assert!(lines[4].starts_with(&id) && lines[4].ends_with("NaN,5999.5,0.5"), "{text}");
+    let out = node.file("jobs.jsonl");
+    let done = node.ok(&["export", "--format", "json", "--name", "n", "--out", out.to_str().unwrap()]);
+    assert_eq!(done, format!("1 row of jobs are in {}\n", out.display()));
+    let row: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!((&row["metrics.bad"], &row["params.lr"], &row["exit_code"]), (&json!("NaN"), &json!(0.5), &json!(0)));
+    assert!(row["hostname"].is_string() && row["submitted_unix_ms"].is_u64(), "{row}");
+    let parquet = node.file("jobs.parquet");
+    node.ok(&["export", "--format", "parquet", "--out", parquet.to_str().unwrap()]);
+    let bytes = std::fs::read(&parquet).unwrap();
+    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+    let points = node.ok(&["export", "--series", "--name", "n"]);
+    assert_eq!(points.lines().count(), 6_002, "every point, and the titles");
+    assert!(points.contains(&format!("\n{id},loss,5999,1700000000.0,5999.5\n")), "{}", &points[..300]);
+    node.refused(&["export", "--out", "/no/such/dir/x"], 1, "cannot write /no/such/dir/x");
+}
+
+#[test]
+fn an_export_whose_reader_leaves_ends_quietly() {
+    let node = Node::started("alpha");
+    tracked(&node, 1.0, 20_000);
+    let command = format!("{} export --series | head -n 1", env!("CARGO_BIN_EXE_fnode"));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &command]).env("FNODE_HOME", node.home());
+    let ran = shell.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "job,key,step,time,value\n");
+    assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
+}

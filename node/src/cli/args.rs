@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use job::{
-    ExplainArgs, GetArgs, JobArgs, JobCommand, ListArgs, LogsArgs, MarkArgs, NoteArgs, StopArgs, TagArgs,
+    CompareArgs, ExplainArgs, ExportArgs, ExportFormat, FilterArgs, GetArgs, JobArgs, JobCommand, ListArgs, LogsArgs,
+    MarkArgs, NoteArgs, StopArgs, TagArgs,
 };
 pub(crate) use node::{LabelArgs, NodeArgs, NodeCommand, RemoveNodeArgs, StartArgs, address};
 pub(crate) use submit::SubmitArgs;
@@ -86,6 +87,9 @@ pub(crate) enum Command {
     /// List jobs, the newest first (same as: fnode job list)
     #[command(after_help = job::LIST_EXAMPLES)]
     Jobs(ListArgs),
+    /// Write jobs, or the points of their metrics, as a table for other tools
+    #[command(after_help = job::EXPORT_EXAMPLES)]
+    Export(Box<ExportArgs>),
     /// Look at jobs and change them
     #[command(subcommand_required = true)]
     Job(JobArgs),

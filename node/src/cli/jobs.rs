@@ -6,14 +6,14 @@ use comfy_table::Cell;
 use hyper::Method;
 use proto::ByteSize;
 
-use super::args::{ExplainArgs, JobCommand, ListArgs, MarkArgs, NoteArgs, StopArgs, TagArgs};
+use super::args::{ExplainArgs, FilterArgs, JobCommand, ListArgs, MarkArgs, NoteArgs, StopArgs, TagArgs};
 use super::client::{Client, query, segment};
 use super::cluster::print_done;
 use super::error::CliError;
 use super::exit::Exit;
 use super::output::{Output, fields, say, table};
 use super::time::{ago, counted, date, length, now_unix_ms};
-use super::{follow, get, record, track};
+use super::{compare, follow, get, record, track};
 use crate::http::words::Done;
 use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord};
@@ -30,6 +30,7 @@ pub(crate) async fn job(client: Client, command: JobCommand, output: Output) -> 
     match command {
         JobCommand::List(args) => list(client, &args, output).await,
         JobCommand::Show(args) => show(client, &args, output).await,
+        JobCommand::Compare(args) => compare::compare(client, &args, output).await,
         JobCommand::Diff(args) => record::diff(client, &args.job, output).await,
         JobCommand::Explain(args) => explain(client, &args, output).await,
         JobCommand::Wait(args) => follow::wait_to_end(client, &args.jobs, args.timeout, args.propagate, output).await,
@@ -72,23 +73,28 @@ pub(crate) async fn list(mut client: Client, args: &ListArgs, output: Output) ->
 }
 
 fn page_path(args: &ListArgs, limit: u32, after: &str) -> String {
-    let text = |given: &Option<String>| given.clone().unwrap_or_default();
-    let common = [("state", text(&args.state)), ("limit", limit.to_string()), ("after", after.to_owned())];
+    let more = [("limit", limit.to_string()), ("after", after.to_owned())];
     match &args.array {
-        Some(array) => format!("/jobs/{}/members{}", segment(array), query(&common)),
-        None => {
-            let mut pairs = common.to_vec();
-            pairs.extend([
-                ("project", text(&args.project)),
-                ("node", text(&args.node)),
-                ("name", text(&args.name)),
-                ("user", text(&args.user)),
-                ("within_s", args.age.map_or_else(String::new, |age| age.as_secs().max(1).to_string())),
-                ("all", if args.all { "true".to_owned() } else { String::new() }),
-            ]);
-            format!("/jobs{}", query(&pairs))
+        Some(array) => {
+            let state = ("state", args.filter.state.clone().unwrap_or_default());
+            format!("/jobs/{}/members{}", segment(array), query(&[&[state], &more[..]].concat()))
         }
+        None => format!("/jobs{}", query(&[filter_pairs(&args.filter), more.to_vec()].concat())),
     }
+}
+
+/// What is asked of the daemon.
+pub(super) fn filter_pairs(filter: &FilterArgs) -> Vec<(&'static str, String)> {
+    let text = |given: &Option<String>| given.clone().unwrap_or_default();
+    vec![
+        ("state", text(&filter.state)),
+        ("project", text(&filter.project)),
+        ("node", text(&filter.node)),
+        ("name", text(&filter.name)),
+        ("user", text(&filter.user)),
+        ("within_s", filter.age.map_or_else(String::new, |age| age.as_secs().max(1).to_string())),
+        ("all", if filter.all { "true".to_owned() } else { String::new() }),
+    ]
 }
 
 /// Jobs as a table; an array is one line.
@@ -130,7 +136,7 @@ fn told_table(jobs: &[JobLine], params: bool, metrics: bool, output: Output) -> 
 }
 
 /// Ids cut to what tells them apart; whole where that is not enough among those shown.
-fn shown_ids(jobs: &[JobLine]) -> Vec<String> {
+pub(super) fn shown_ids(jobs: &[JobLine]) -> Vec<String> {
     let cut = |id: &str| {
         let (group, member) = id.split_once('/').map_or((id, ""), |(group, member)| (group, member));
         let group = group.get(..ID_SHOWN).unwrap_or(group);

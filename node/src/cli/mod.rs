@@ -11,8 +11,11 @@ mod bundle;
 mod checkout;
 mod client;
 mod cluster;
+mod columns;
+mod compare;
 mod error;
 pub mod exit;
+mod export;
 mod follow;
 mod get;
 mod jobs;
@@ -20,6 +23,7 @@ mod output;
 mod record;
 mod sdk;
 mod settings;
+mod sheet;
 mod start;
 mod submit;
 mod time;
@@ -120,6 +124,7 @@ async fn ask(command: Command, client: Client, output: Output) -> Result<Exit, C
     match command {
         Command::Submit(args) => submit::submit(client, &args, output).await,
         Command::Jobs(args) => jobs::list(client, &args, output).await,
+        Command::Export(args) => export::export(client, &args, output).await,
         Command::Job(args) => jobs::job(client, args.command, output).await,
         Command::Stop(args) => jobs::stop(client, &args, output).await,
         Command::Logs(args) => follow::logs(client, &args, output).await,

@@ -10,17 +10,17 @@ use proto::membership::Liveness;
 use proto::message::Accepting;
 use proto::record::{AttemptKey, AttemptRecord, GroupRecord, JobRecord, Marks, NodeRecord, Tally};
 use proto::view::NodeView;
-use proto::{ByteSize, GroupId, JobId, Member, NodeId};
+use proto::{ByteSize, ContentId, GroupId, JobId, Member, NodeId};
 
 use super::words::blob::BundleWord;
 use super::words::ending::EndingWord;
 use super::words::explain::{ExplanationWord, NodeLacks};
 use super::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobWord, StateWord};
 use super::words::node::{AcceptingWord, GpuWord, NodeRef, NodeWord, PresenceWord};
-use super::words::record::CheckoutWord;
+use super::words::record::{CheckoutWord, RecordedWord};
 use super::words::submit::{AfterWord, EnvironmentWord};
 use super::words::track::TrackedWord;
-use crate::node::ViewSnapshot;
+use crate::node::{RanWith, ViewSnapshot};
 
 /// Names of nodes, also of those that are gone.
 #[derive(Clone, Debug, Default)]
@@ -232,11 +232,7 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
         params_json: spec.params_json.clone(),
         artifacts: Vec::new(),
         bundle: spec.bundle.map(bundle),
-        checkout: spec
-            .checkout
-            .as_ref()
-            .map(CheckoutWord::from)
-            .or_else(|| line.told.record.as_ref().and_then(CheckoutWord::of_record)),
+        checkout: checkout(spec, &line),
         environment: spec.environment.as_ref().map(|environment| EnvironmentWord {
             path: environment.path.clone(),
             content: environment.content.to_string(),
@@ -251,6 +247,33 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
         note: own.and_then(note).or_else(|| note(&group.marks)).unwrap_or_default(),
         attempts: job.map(|job| attempts(job, names)).unwrap_or_default(),
         line,
+    }
+}
+
+/// The checkout that it was submitted from; a script that was started by hand tells of its own.
+fn checkout(spec: &GroupSpec, line: &JobLine) -> Option<CheckoutWord> {
+    let told = || line.told.record.as_ref().and_then(CheckoutWord::of_record);
+    spec.checkout.as_ref().map(CheckoutWord::from).or_else(told)
+}
+
+/// What is recorded of a job; `ran_with` reads what its attempt names.
+pub(crate) fn recorded(
+    line: &JobLine,
+    group: &GroupRecord,
+    job: Option<&JobRecord>,
+    ran_with: impl FnOnce(ContentId) -> Option<RanWith>,
+) -> RecordedWord {
+    let Some(submitted) = &group.submitted else { return RecordedWord::default() };
+    let finished = job.and_then(JobRecord::counted).and_then(|(_, attempt)| attempt.finished.as_deref());
+    let note = |marks: &Marks| marks.note.as_ref().map(|(_, note)| note.clone()).filter(|note| !note.is_empty());
+    RecordedWord {
+        checkout: checkout(&submitted.spec, line),
+        ran_with: finished.and_then(|finished| finished.ran_with).and_then(ran_with),
+        cpu_ms: finished.map_or(0, |finished| finished.usage.cpu_ms),
+        memory_max_bytes: finished.map_or(0, |finished| finished.usage.memory_max_bytes),
+        params_json: submitted.spec.params_json.clone(),
+        bundle: submitted.spec.bundle.map(|bundle| bundle.manifest.to_string()).unwrap_or_default(),
+        note: job.and_then(|job| note(&job.marks)).or_else(|| note(&group.marks)).unwrap_or_default(),
     }
 }
 

@@ -168,6 +168,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::PATCH, "/jobs/{id}/marks", "What people see of a job", jobs::mark).takes::<MarkRequest>().gives::<Done>(),
         Route::new(M::GET, "/jobs/{id}/outputs", "Files that a job made or changed", blobs::outputs).asks::<OutputsQuery>().gives::<Outputs>(),
         fetch,
+        Route::new(M::GET, "/jobs/{id}/bundle", "Files that a job begins with", blobs::bundle_files).gives::<Outputs>(),
         Route::new(M::GET, "/jobs/{id}/diff", "Uncommitted changes of the checkout that a job was submitted from", record::diff),
         log,
         Route::new(M::GET, "/jobs/{id}/series/{key}", "Points of a metric, also while the job runs", track::series).asks::<SeriesQuery>().gives::<SeriesWord>(),

@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::copies::{self, HeldRequest};
 use super::handle::Shared;
 use super::tail::{read_word, write_word};
-use super::told::POINTS_MAX;
+use super::told;
 use crate::net::BulkProtocol;
-use crate::track::Page;
+use crate::track::{Cut, Page};
 
 /// A node that does not answer by then is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ pub(super) enum Question {
     /// The values of these secrets: a job that names them starts at the asker.
     Secrets(Vec<String>),
     /// Points of a metric of an attempt that runs there.
-    Series { attempt: AttemptId, metric: String, after: u64, points: u32 },
+    Series { attempt: AttemptId, metric: String, cut: Cut },
     /// Whether all that a job left is there.
     Held(HeldRequest),
     /// No question: the asker has just removed the one who is told, and shuts the door next.
@@ -64,10 +64,9 @@ where
     while let Ok(question) = read_word::<Question>(&mut stream).await {
         let answer = match question {
             Question::Secrets(names) => Answer::Secrets(shared.secrets.known(&names)),
-            Question::Series { attempt, metric, after, points } => {
+            Question::Series { attempt, metric, cut } => {
                 let shared = shared.clone();
-                let points = (points as usize).min(POINTS_MAX);
-                let read = move || shared.tracks.page(attempt, &metric, after, points);
+                let read = move || shared.tracks.page(attempt, &metric, told::bounded(cut));
                 Answer::Series(tokio::task::spawn_blocking(read).await.unwrap_or_default())
             }
             Question::Held(request) => Answer::Held(copies::answer(&shared, request).await),
@@ -99,7 +98,8 @@ mod tests {
         let question = Question::Secrets(vec!["TOKEN".to_owned()]);
         let answer = Answer::Secrets(BTreeMap::from([("TOKEN".to_owned(), "s3cret".to_owned())]));
         let attempt = crate::samples::attempt();
-        let points = Question::Series { attempt, metric: "loss".to_owned(), after: 3, points: 500 };
+        let points =
+            Question::Series { attempt, metric: "loss".to_owned(), cut: Cut { after: 3, points: 500, every: true } };
         let point = crate::track::Point { step: 3, at_unix_ms: 1_700_000_000_500, value: 0.25 };
         let page = Answer::Series(Some(Page { points: vec![point], count: 4 }));
         let held = Question::Held(HeldRequest::sample());

@@ -32,7 +32,7 @@ use super::tracking::Tracks;
 use crate::blobs::{BlobStore, FetchProgress};
 use crate::net::NetHandle;
 use crate::store::{GroupFilter, ProjectSummary, Store, StoreError};
-use crate::track::Page;
+use crate::track::{Cut, Page};
 
 /// A request that is not answered by then is given up: well past every grace of the core.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -511,8 +511,8 @@ impl NodeHandle {
     ///
     /// # Errors
     /// [`NodeError::Unreachable`].
-    pub async fn series(&self, job: JobId, metric: &str, after: u64, points: usize) -> Result<Option<Page>, NodeError> {
-        told::series(self, job, metric, after, points).await
+    pub async fn series(&self, job: JobId, metric: &str, cut: Cut) -> Result<Option<Page>, NodeError> {
+        told::series(self, job, metric, cut).await
     }
 
     /// Path, content id and size of each file of a job's artifacts, as far as they are stored.

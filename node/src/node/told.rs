@@ -8,26 +8,20 @@ use proto::{ContentId, JobId, Manifest};
 use super::ask::{Answer, Question, ask};
 use super::handle::{NodeError, NodeHandle};
 use super::tracking::{ARTIFACTS_DIR, SERIES_FILE};
-use crate::track::{Page, Series};
+use crate::track::{Cut, Page, Series};
 
 /// Most points in one answer.
 pub(crate) const POINTS_MAX: usize = 5_000;
 
-/// Points of one metric from number `after` on, at most about `points`; `None`: the job told none of that name.
-pub(super) async fn series(
-    node: &NodeHandle,
-    job: JobId,
-    metric: &str,
-    after: u64,
-    points: usize,
-) -> Result<Option<Page>, NodeError> {
-    let points = points.clamp(2, POINTS_MAX);
+/// Points of one metric, at most [`POINTS_MAX`]; `None`: the job told none of that name.
+pub(super) async fn series(node: &NodeHandle, job: JobId, metric: &str, cut: Cut) -> Result<Option<Page>, NodeError> {
+    let cut = bounded(cut);
     let Some(record) = node.job(job)? else { return Ok(None) };
     let Some((key, attempt)) = record.counted() else { return Ok(None) };
     if let Some(files) = attempt.tracked.as_ref().and_then(|tracked| tracked.files)
         && let Some((content, size)) = file(&node.fetch_manifest(files.manifest).await?, SERIES_FILE)
     {
-        return sealed(node, (content, size), metric, after, points).await;
+        return sealed(node, (content, size), metric, cut).await;
     }
     if attempt.finished.is_some() {
         return Ok(None);
@@ -35,22 +29,26 @@ pub(super) async fn series(
     let attempt = key.id(job);
     if key.worker == node.me() {
         let (shared, metric) = (node.shared.clone(), metric.to_owned());
-        let read = move || shared.tracks.page(attempt, &metric, after, points);
+        let read = move || shared.tracks.page(attempt, &metric, cut);
         return tokio::task::spawn_blocking(read).await.map_err(|_| NodeError::Closing);
     }
-    let question = Question::Series { attempt, metric: metric.to_owned(), after, points: points as u32 };
+    let question = Question::Series { attempt, metric: metric.to_owned(), cut };
     match ask(&node.shared, key.worker, &question).await {
         Some(Answer::Series(page)) => Ok(page),
         _ => Err(NodeError::Unreachable(format!("points of {job}, which runs on node {}", key.worker.short()))),
     }
 }
 
+/// What may be asked for at once.
+pub(super) fn bounded(cut: Cut) -> Cut {
+    Cut { points: cut.points.clamp(2, POINTS_MAX as u32), ..cut }
+}
+
 async fn sealed(
     node: &NodeHandle,
     (content, size): (ContentId, u64),
     metric: &str,
-    after: u64,
-    points: usize,
+    cut: Cut,
 ) -> Result<Option<Page>, NodeError> {
     if node.blobs().has(content).is_none() {
         node.fetch_blob(content, size).await?;
@@ -58,7 +56,7 @@ async fn sealed(
     let (blobs, metric) = (node.blobs().clone(), metric.to_owned());
     let read = move || {
         let series = Series::open(blobs.open_blob(content)?);
-        let page = series.and_then(|series| series.page(&metric, after, points));
+        let page = series.and_then(|series| series.cut(&metric, cut));
         page.map_err(|error| NodeError::Unknown(format!("points of {metric}: {error}")))
     };
     tokio::task::spawn_blocking(read).await.map_err(|_| NodeError::Closing)?

@@ -21,7 +21,7 @@ use super::home::Home;
 use super::prepare::attempt_dir;
 use super::usage::{self, Meter};
 use crate::exec::process::ProcessTable;
-use crate::track::{Page, Reader, Sealed, SeriesError, TagChange};
+use crate::track::{Cut, Page, Reader, Sealed, SeriesError, TagChange};
 
 /// Track files are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -121,12 +121,12 @@ impl Tracks {
     }
 
     /// Points of a series of an attempt that runs here; `None`: it does not, or told nothing of it. Blocks.
-    pub(super) fn page(&self, attempt: AttemptId, key: &str, after: u64, points: usize) -> Option<Page> {
+    pub(super) fn page(&self, attempt: AttemptId, key: &str, cut: Cut) -> Option<Page> {
         let live = lock(&self.0).get(&attempt).cloned()?;
         let mut live = lock(&live);
         // What was written a moment ago is wanted, too.
         let _ = live.reader.read();
-        let page: Result<Option<Page>, SeriesError> = live.reader.page(key, after, points);
+        let page: Result<Option<Page>, SeriesError> = live.reader.page(key, cut);
         page.ok().flatten()
     }
 

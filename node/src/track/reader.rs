@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proto::track::{ArtifactNote, MetricSummary, SYSTEM_PREFIX, Scalar, Summary};
 
 use super::line::{LINE_MAX, Line, parse};
-use super::series::{Page, Point, Series, SeriesError};
+use super::series::{Cut, Page, Point, Series, SeriesError};
 
 /// Bytes read at a time.
 const BLOCK: usize = 256 << 10;
@@ -224,12 +224,12 @@ impl Reader {
         std::mem::take(&mut self.artifacts_changed)
     }
 
-    /// Points of one series; see [`Series::page`].
+    /// Points of one series; see [`Series::cut`].
     ///
     /// # Errors
     /// [`SeriesError`].
-    pub fn page(&self, name: &str, after: u64, points: usize) -> Result<Option<Page>, SeriesError> {
-        self.series.as_ref().map_or(Ok(None), |series| series.page(name, after, points))
+    pub fn page(&self, name: &str, cut: Cut) -> Result<Option<Page>, SeriesError> {
+        self.series.as_ref().map_or(Ok(None), |series| series.cut(name, cut))
     }
 
     /// Reads the rest and seals the points. The track file is not looked at any more.
@@ -274,7 +274,7 @@ mod tests {
         file.write_all(b"[\"a\",\"v\",\"v.bin\",null]\n[\"x\",3]").unwrap();
         assert!(reader.read().unwrap());
         assert_eq!(reader.take_tags(), [TagChange { key: "best".to_owned(), value: Some("yes".to_owned()) }]);
-        assert_eq!(reader.page("loss", 0, 10).unwrap().unwrap().points.len(), 2);
+        assert_eq!(reader.page("loss", Cut { after: 0, points: 10, every: false }).unwrap().unwrap().points.len(), 2);
         let sealed = reader.seal().unwrap();
         assert_eq!((sealed.summary.left_out, sealed.summary.artifacts.len()), (2, 1));
         assert_eq!(last_exit(&track).unwrap(), Some(3));

@@ -35,6 +35,17 @@ pub struct Point {
     pub value: f64,
 }
 
+/// Which points of a series are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Those after the first so many.
+    pub after: u64,
+    /// At most so many.
+    pub points: u32,
+    /// Every point, the first so many; else so many that show the whole.
+    pub every: bool,
+}
+
 /// Part of a series.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Page {
@@ -200,6 +211,41 @@ impl Series {
     }
 }
 
+impl Series {
+    /// As [`Self::page`] or [`Self::first`].
+    ///
+    /// # Errors
+    /// [`SeriesError`].
+    pub fn cut(&self, name: &str, cut: Cut) -> Result<Option<Page>, SeriesError> {
+        let points = cut.points as usize;
+        if cut.every { self.first(name, cut.after, points) } else { self.page(name, cut.after, points) }
+    }
+
+    /// Every point of `name` from number `after` on, at most `points`. `None`: no such series.
+    ///
+    /// # Errors
+    /// [`SeriesError`].
+    pub fn first(&self, name: &str, after: u64, points: usize) -> Result<Option<Page>, SeriesError> {
+        let Some(stretch) = self.index.get(name) else { return Ok(None) };
+        let mut page = Page { points: Vec::new(), count: stretch.count };
+        let mut seen = 0;
+        let mut bytes = Vec::new();
+        for chunk in &stretch.chunks {
+            let count = u64::from(chunk.points);
+            if seen + count > after && page.points.len() < points {
+                bytes.resize(chunk.points as usize * POINT, 0);
+                self.file.read_exact_at(&mut bytes, chunk.offset)?;
+                let skip = after.saturating_sub(seen) as usize;
+                page.points.extend(columns(&bytes).skip(skip).take(points - page.points.len()));
+            }
+            seen += count;
+        }
+        let skip = after.saturating_sub(seen) as usize;
+        page.points.extend(stretch.tail.iter().skip(skip).take(points - page.points.len()));
+        Ok(Some(page))
+    }
+}
+
 impl Stretch {
     fn flush(&mut self, file: &File, end: &mut u64) -> io::Result<()> {
         if self.tail.is_empty() {
@@ -313,8 +359,21 @@ mod tests {
         let live = series.page("loss", 0, usize::MAX).unwrap().unwrap();
         assert_eq!((live.count, live.points.len(), live.points[9_999]), (10_000, 10_000, point(9_999)));
         assert_eq!(series.page("loss", 9_998, 100).unwrap().unwrap().points, [point(9_998), point(9_999)]);
+        let all = |series: &Series| {
+            let (mut all, mut pages) = (Vec::new(), 0);
+            while all.len() < 10_000 {
+                let page = series.first("loss", all.len() as u64, 3_333).unwrap().unwrap();
+                assert_eq!(page.count, 10_000);
+                all.extend(page.points);
+                pages += 1;
+            }
+            (all, pages)
+        };
+        assert_eq!(all(&series), (live.points.clone(), 4), "page by page, every point");
         series.seal().unwrap();
         let sealed = Series::open(File::open(&path).unwrap()).unwrap();
+        assert_eq!(all(&sealed).0, live.points);
+        assert!(sealed.first("loss", 10_000, 5).unwrap().unwrap().points.is_empty());
         assert_eq!(sealed.page("loss", 0, usize::MAX).unwrap().unwrap(), live);
         assert_eq!(sealed.names().collect::<Vec<_>>(), [("loss", 10_000), ("rare", 10)]);
         assert!(sealed.page("none", 0, 10).unwrap().is_none());

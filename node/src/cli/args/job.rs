@@ -12,6 +12,14 @@ EXAMPLES:
   fnode jobs
   fnode jobs --project mnist --state failed --age 2d
   fnode jobs --state unfinished --node alpha --json";
+pub(crate) const EXPORT_EXAMPLES: &str = "\
+A row per job: its record, and a column for each parameter, the last value of each metric, each tag.
+
+EXAMPLES:
+  fnode export --project mnist --out jobs.csv
+  fnode export --state completed --age 30d --format parquet --out jobs.parquet
+  fnode export --format json | jq .params
+  fnode export --series --project mnist --format parquet --out points.parquet";
 pub(crate) const STOP_EXAMPLES: &str = "\
 EXAMPLES:
   fnode stop 0193c2        a unique prefix of an id is enough
@@ -40,9 +48,14 @@ pub(crate) enum JobCommand {
         after_help = "EXAMPLES:\n  fnode job show 0193c2\n  fnode job show 0193c2/7\n  fnode job show 0193c2 --json | jq .attempts"
     )]
     Show(ExplainArgs),
+    /// Show what differs between jobs: parameters, metrics, tags, code, packages, files, machines
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job compare 0193c2 0193c4\n  fnode job compare 0193c2/1 0193c2/2 0193c2/3\n  fnode job compare 0193c2 0193c4 --all --json"
+    )]
+    Compare(CompareArgs),
     /// Print the uncommitted changes of the git checkout that a job was submitted from
     #[command(
-        after_help = "EXAMPLES:\n  fnode job diff 0193c2\n  git checkout COMMIT && fnode job diff 0193c2 | git apply   the code as it was"
+        after_help = "EXAMPLES:\n  fnode job diff 0193c2\n  fnode job diff 0193c2 | git apply   onto its commit: the code as it was"
     )]
     Diff(ExplainArgs),
     /// Say why a job waits, which node comes closest and what would help
@@ -90,8 +103,43 @@ pub(crate) enum JobCommand {
     Logs(LogsArgs),
 }
 
+/// `fnode export`.
 #[derive(Debug, Args)]
-pub(crate) struct ListArgs {
+pub(crate) struct ExportArgs {
+    /// csv, json (an object per line) or parquet
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ExportFormat::Csv)]
+    pub(crate) format: ExportFormat,
+    /// Where to write; - is standard output
+    #[arg(long, short, value_name = "FILE", default_value = "-")]
+    pub(crate) out: PathBuf,
+    /// Every point of every metric, a row each: job, key, step, time, value
+    #[arg(long)]
+    pub(crate) series: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
+
+/// What `fnode export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ExportFormat {
+    Csv,
+    Json,
+    Parquet,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Two jobs or more
+    #[arg(value_name = "JOB", required = true, num_args = 2..=20)]
+    pub(crate) jobs: Vec<String>,
+    /// What is the same in all of them, too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+}
+
+/// Which jobs.
+#[derive(Debug, Args)]
+pub(crate) struct FilterArgs {
     /// Jobs of this project
     #[arg(long, value_name = "NAME")]
     pub(crate) project: Option<String>,
@@ -113,6 +161,12 @@ pub(crate) struct ListArgs {
     /// Archived ones too
     #[arg(long, short)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
     /// Show the parameters that they logged, a column each
     #[arg(long)]
     pub(crate) params: bool,

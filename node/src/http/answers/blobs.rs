@@ -193,6 +193,24 @@ pub(crate) async fn outputs(
     }))
 }
 
+pub(crate) async fn bundle_files(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+) -> Answered<Outputs> {
+    let id = job_id(&api.node, &id).await?;
+    let (group, _) = job_records(&api.node, id).await?;
+    let Some(bundle) = group.submitted.as_ref().and_then(|submitted| submitted.spec.bundle) else {
+        return Err(ErrorWord::not_found(format!("job {id} runs in an empty directory"), "it has no bundle").into());
+    };
+    let manifest = api.node.fetch_manifest(bundle.manifest).await?;
+    Ok(Json(Outputs {
+        job: id.to_string(),
+        manifest: bundle.manifest.to_string(),
+        total_bytes: manifest.total_bytes(),
+        files: manifest.files.iter().map(output_file).collect(),
+    }))
+}
+
 /// Brings the files here while a reader sees how far that is; they come also when nobody reads any more.
 pub(crate) async fn fetch_outputs(
     State(Shared { api, .. }): State<Shared>,

@@ -12,6 +12,7 @@ use proto::record::{GroupRecord, JobRecord};
 use proto::{GroupId, JobId, Member, NodeId};
 use tokio::time::Instant;
 
+use super::record::RanWiths;
 use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, record, track, view};
 use crate::http::describe::{self, Names};
 use crate::http::refusal::{Asked, Given, Refusal, blocking};
@@ -20,6 +21,7 @@ use crate::http::words::Done;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::{JobLine, JobPage, JobQuery, JobWord, MarkRequest, MemberQuery, StateWord, WaitQuery};
+use crate::http::words::record::RecordedWord;
 use crate::http::words::submit::check_label;
 use crate::node::{NodeError, NodeHandle, NodeNews, ViewSnapshot, unix_ms};
 use crate::store::GroupFilter;
@@ -55,6 +57,7 @@ struct Wanted {
     name: String,
     oldest_unix_ms: u64,
     limit: usize,
+    recorded: bool,
 }
 
 pub(crate) async fn list(State(Shared { api, .. }): State<Shared>, Asked(query): Asked<JobQuery>) -> Answered<JobPage> {
@@ -98,6 +101,7 @@ fn wanted(query: JobQuery, node: Option<NodeId>) -> Result<Wanted, Refusal> {
             unix_ms().saturating_sub(query.within_s.saturating_mul(1_000))
         },
         limit: limit(query.limit)?,
+        recorded: query.record != 0,
     })
 }
 
@@ -132,6 +136,7 @@ fn page(
 ) -> Result<JobPage, NodeError> {
     let mut page = JobPage::default();
     let mut filter = wanted.filter.clone();
+    let mut ran_withs = RanWiths::new(node);
     let mut scanned = 0;
     loop {
         let groups = node.groups(&filter, BATCH)?;
@@ -151,7 +156,8 @@ fn page(
                 && !record.marks.deleted
                 && wanted.node.is_none_or(on_node);
             if fits {
-                page.jobs.push(line);
+                let recorded = wanted.recorded.then(|| recorded(node, (group, &record), &line, &mut ran_withs));
+                page.jobs.push(JobLine { recorded: recorded.transpose()?, ..line });
             }
             if page.jobs.len() >= wanted.limit || scanned >= SCANNED_MAX {
                 page.next = group.to_string();
@@ -162,6 +168,17 @@ fn page(
             return Ok(page);
         }
     }
+}
+
+/// What is recorded of a job that is no member of an array, or of an array as a whole.
+fn recorded(
+    node: &NodeHandle,
+    (group, record): (GroupId, &GroupRecord),
+    line: &JobLine,
+    ran_withs: &mut RanWiths<'_>,
+) -> Result<RecordedWord, NodeError> {
+    let job = if line.array.is_none() { node.job(JobId::only(group))? } else { None };
+    Ok(describe::recorded(line, record, job.as_ref(), |content| ran_withs.get(content)))
 }
 
 /// A group's line, and the nodes that its jobs ran on.
@@ -223,8 +240,17 @@ pub(crate) async fn members(
     let preparing: BTreeSet<Member> =
         describe::preparing(&view).remove(&id.group).unwrap_or_default().into_iter().collect();
     let handle = api.node.clone();
-    let page = move || member_page(&handle, id.group, &group, &preparing, (&states, after, limit), (&view, &names));
+    let wanted = MemberWish { states, after, limit, recorded: query.record != 0 };
+    let page = move || member_page(&handle, id.group, &group, &preparing, &wanted, (&view, &names));
     Ok(Json(blocking(page).await?))
+}
+
+/// A [`MemberQuery`] with everything looked up.
+struct MemberWish {
+    states: BTreeSet<StateWord>,
+    after: Option<u32>,
+    limit: usize,
+    recorded: bool,
 }
 
 fn member_page(
@@ -232,12 +258,13 @@ fn member_page(
     id: GroupId,
     group: &GroupRecord,
     preparing: &BTreeSet<Member>,
-    (states, after, limit): (&BTreeSet<StateWord>, Option<u32>, usize),
+    MemberWish { states, after, limit, recorded }: &MemberWish,
     (view, names): (&ViewSnapshot, &Names),
 ) -> Result<JobPage, NodeError> {
     let mut page = JobPage::default();
     let Some(submitted) = &group.submitted else { return Ok(page) };
     let mut records: BTreeMap<Member, JobRecord> = BTreeMap::new();
+    let mut ran_withs = RanWiths::new(node);
     let mut read_to = after.map(Member::Index);
     let mut all_read = false;
     let members = submitted.spec.members().filter(|member| after.is_none_or(|after| *member > Member::Index(after)));
@@ -254,11 +281,14 @@ fn member_page(
         let line = describe::job_line(JobId { group: id, member }, group, job.as_ref(), known, names);
         let Some(mut line) = line else { continue };
         line.provisional = job.as_ref().is_some_and(|job| describe::is_provisional(job, view));
+        if *recorded {
+            line.recorded = Some(describe::recorded(&line, group, job.as_ref(), |content| ran_withs.get(content)));
+        }
         let is_deleted = job.is_some_and(|job| job.marks.deleted);
         if !is_deleted && (states.is_empty() || states.contains(&line.state)) {
             page.jobs.push(line);
         }
-        if page.jobs.len() >= limit || scanned + 1 >= MEMBERS_SCANNED_MAX {
+        if page.jobs.len() >= *limit || scanned + 1 >= MEMBERS_SCANNED_MAX {
             if let Member::Index(index) = member {
                 page.next = index.to_string();
             }

@@ -1,8 +1,11 @@
 //! What is recorded of every job: what it ran with, and the changes that its checkout had.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
+use proto::ContentId;
 use proto::record::JobRecord;
 
 use super::{blobs, job_id, job_records, view};
@@ -40,6 +43,23 @@ pub(super) async fn add_ran_with(
         attempt.ran_with = told.or_else(now);
     }
     Ok(())
+}
+
+/// What attempts ran with, read once for each of the few that there are. Blocks.
+pub(super) struct RanWiths<'a> {
+    node: &'a NodeHandle,
+    known: BTreeMap<ContentId, Option<RanWith>>,
+}
+
+impl<'a> RanWiths<'a> {
+    pub(super) fn new(node: &'a NodeHandle) -> Self {
+        Self { node, known: BTreeMap::new() }
+    }
+
+    pub(super) fn get(&mut self, content: ContentId) -> Option<RanWith> {
+        let read = || self.node.inline(content).ok().flatten().and_then(|text| serde_json::from_slice(&text).ok());
+        self.known.entry(content).or_insert_with(read).clone()
+    }
 }
 
 pub(crate) async fn diff(

@@ -13,6 +13,7 @@ use crate::http::routes::Shared;
 use crate::http::words::error::ErrorWord;
 use crate::http::words::track::{ArtifactWord, Artifacts, SeriesQuery, SeriesWord, number};
 use crate::node::{NodeHandle, told};
+use crate::track::Cut;
 
 /// Points when no number is asked for.
 const POINTS: u32 = 2_000;
@@ -34,7 +35,8 @@ pub(crate) async fn series(
             return Err(ErrorWord::bad_input(message, "ask for less, or page with after").into());
         }
     };
-    let page = api.node.series(id, &key, query.after, points as usize).await?;
+    let cut = Cut { after: query.after, points, every: query.every != 0 };
+    let page = api.node.series(id, &key, cut).await?;
     let Some(page) = page else {
         let message = format!("job {id} told no metric {key:?}");
         return Err(ErrorWord::not_found(message, "see its metrics with: fnode job show").into());

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::blob::BundleWord;
 use super::ending::EndingWord;
 use super::node::NodeRef;
-use super::record::CheckoutWord;
+use super::record::{CheckoutWord, RecordedWord};
 use super::submit::{AfterWord, EnvironmentWord, OnLostWord};
 use super::track::{ArtifactWord, TrackedWord};
 use crate::node::RanWith;
@@ -94,6 +94,9 @@ pub struct JobLine {
     /// Tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// What is recorded of it, when `record` asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<RecordedWord>,
     /// What it told of itself.
     #[serde(flatten)]
     pub told: TrackedWord,
@@ -127,6 +130,8 @@ pub struct JobQuery {
     pub within_s: u64,
     /// Archived ones too.
     pub all: bool,
+    /// `1`: each with what is recorded of it.
+    pub record: u8,
     /// At most so many, 1 to 1000; 0: 100.
     pub limit: u32,
     /// The `next` of the page before.
@@ -139,6 +144,8 @@ pub struct JobQuery {
 pub struct MemberQuery {
     /// Standing so, as in `GET /jobs`.
     pub state: String,
+    /// `1`: each with what is recorded of it.
+    pub record: u8,
     /// At most so many, 1 to 1000; 0: 100.
     pub limit: u32,
     /// The `next` of the page before.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::error::ErrorWord;
+use crate::node::RanWith;
 
 /// A commit has 40 or 64 hex digits.
 const COMMIT_MAX: usize = 64;
@@ -45,6 +46,28 @@ pub struct DiffWord {
     /// Whether there are more changes than it holds.
     #[serde(default)]
     pub is_cut: bool,
+}
+
+/// What is recorded of a job beside what it told; in lists when `record` asks for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RecordedWord {
+    /// The git checkout that it was submitted from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkout: Option<CheckoutWord>,
+    /// Machine, graphics processors and packages of the attempt that counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ran_with: Option<RanWith>,
+    /// CPU time used.
+    pub cpu_ms: u64,
+    /// Largest resident set.
+    pub memory_max_bytes: u64,
+    /// Parameters that it was submitted with, JSON text; empty: none.
+    pub params_json: String,
+    /// Content id of its bundle's manifest; empty: none.
+    pub bundle: String,
+    /// Free text.
+    pub note: String,
 }
 
 impl CheckoutWord {

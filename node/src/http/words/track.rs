@@ -78,6 +78,8 @@ pub struct SeriesQuery {
     pub points: u32,
     /// Only points after the first so many.
     pub after: u64,
+    /// `1`: every point, the first so many of them.
+    pub every: u8,
 }
 
 /// Points of one metric.
