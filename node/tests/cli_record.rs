@@ -244,3 +244,30 @@ fn an_export_whose_reader_leaves_ends_quietly() {
     assert_eq!(String::from_utf8_lossy(&ran.stdout), "job,key,step,time,value\n");
     assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
 }
+
+#[test]
+fn points_are_followed_while_they_come() {
+    let node = Node::started("alpha");
+    let id = node.submit(
+        &[],
+        &[
+            "sh",
+            "-c",
+            "for i in 1 2 3; do echo \"[\\\"m\\\",\\\"loss\\\",$i,null,1]\" >> $FNODE_TRACK; sleep 0.7; done",
+        ],
+    );
+    let answer = node.http(&format!("GET /jobs/{id}/series/loss/events"), b"");
+    assert!(answer.head.contains("text/event-stream"), "{}", answer.head);
+    let text = String::from_utf8(answer.body).unwrap();
+    let pages: Vec<serde_json::Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?.trim()).ok()).collect();
+    let values: Vec<i64> = pages
+        .iter()
+        .flat_map(|page| page["points"].as_array().unwrap().iter().map(|point| point[2].as_i64().unwrap()))
+        .collect();
+    assert_eq!(values, [1, 2, 3], "{text}");
+    assert!(pages.len() > 1 && text.contains("id: 3"), "as they came: {text}");
+    let rest = node.http(&format!("GET /jobs/{id}/series/loss/events?after=2"), b"");
+    assert!(String::from_utf8_lossy(&rest.body).contains("[[2,"), "{rest:?}");
+    assert_eq!(node.http("GET /jobs/0193/series/loss/events", b"").status, 404);
+}

@@ -55,7 +55,7 @@ pub(super) const FRACTION: [&str; 2] = ["duration_s", "cpu_s"];
 /// The values of one job, nothing for what is not known.
 pub(super) fn row(job: &JobLine, recorded: &RecordedWord) -> Vec<(String, Value)> {
     let mut row = fixed(job, recorded);
-    for (name, value) in params(job, &recorded.params_json) {
+    for (name, value) in job.told.all_params(&recorded.params_json) {
         row.push((format!("params.{name}"), value));
     }
     row.extend(job.told.metrics.iter().map(|(name, metric)| (format!("metrics.{name}"), metric.last.clone())));
@@ -111,14 +111,6 @@ fn fixed(job: &JobLine, recorded: &RecordedWord) -> Vec<(String, Value)> {
     ];
     let named = FIXED.iter().zip(values).map(|(name, value)| ((*name).to_owned(), value));
     named.filter(|(_, value)| !value.is_null()).collect()
-}
-
-/// What a job was given and logged; what it logged counts.
-fn params(job: &JobLine, given: &str) -> std::collections::BTreeMap<String, Value> {
-    let object = |value: Value| if let Value::Object(object) = value { object } else { serde_json::Map::new() };
-    let mut all = object(serde_json::from_str(given).unwrap_or_default());
-    all.extend(object(job.told.input_params.clone().unwrap_or_default()));
-    all.into_iter().chain(job.told.params.clone()).collect()
 }
 
 /// A value as text, whole: what JSON has no number for by its name.

@@ -45,7 +45,7 @@ pub(super) struct Sheet {
 enum To {
     Csv(Box<dyn Write + Send>),
     Json(Box<dyn Write + Send>),
-    Parquet { writer: SerializedFileWriter<Box<dyn Write + Send>>, rows: Vec<Vec<Value>> },
+    Parquet { writer: Box<SerializedFileWriter<Box<dyn Write + Send>>>, rows: Vec<Vec<Value>> },
 }
 
 impl Kind {
@@ -81,7 +81,7 @@ impl Sheet {
             ExportFormat::Parquet => {
                 let properties = Arc::new(WriterProperties::builder().build());
                 let writer = SerializedFileWriter::new(out, schema(&columns).map_err(refused)?, properties);
-                To::Parquet { writer: writer.map_err(refused)?, rows: Vec::new() }
+                To::Parquet { writer: Box::new(writer.map_err(refused)?), rows: Vec::new() }
             }
         };
         Ok(Self { columns, to })

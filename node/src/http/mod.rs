@@ -12,6 +12,7 @@ pub(crate) mod answers;
 mod describe;
 mod door;
 mod guard;
+mod listing;
 mod openapi;
 mod refusal;
 mod routes;
@@ -27,6 +28,8 @@ pub use routes::{described_routes, router};
 
 /// What every path of the API begins with.
 pub const API_PREFIX: &str = "/api/fnode/v1";
+/// What the paths of Atlas's tracker begin with.
+pub const ATLAS_PREFIX: &str = "/api/v2beta";
 /// The header of every answer that tells the version of the daemon's software.
 pub const VERSION_HEADER: &str = "fnode-version";
 /// The header of a log that tells which attempt wrote it, as `EPOCH.NUMBER`.

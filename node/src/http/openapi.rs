@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::API_PREFIX;
 use super::routes::{Answer, Body, Route, described_routes};
 use super::words::error::ErrorAnswer;
 
@@ -63,7 +62,7 @@ pub fn document() -> Value {
         if let Answer::Json(word) | Answer::Events(word) | Answer::Log(word) = &route.answer {
             add(word);
         }
-        let path = format!("{API_PREFIX}{}", route.path);
+        let path = format!("{}{}", route.prefix, route.path);
         paths.entry(path).or_default().insert(route.method.as_str().to_lowercase(), operation(&route));
     }
     json!({

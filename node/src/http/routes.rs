@@ -9,9 +9,15 @@ use proto::codec::BODY_MAX;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use super::answers::{blobs, cluster, events, jobs, logs, nodes, projects, record, runs, secrets, submit, track};
+use super::answers::{
+    atlas, blobs, cluster, events, jobs, logs, nodes, points, projects, record, runs, secrets, submit, track,
+};
 use super::openapi::Described;
 use super::refusal::Refusal;
+use super::words::atlas::{
+    AtlasDescription, AtlasListing, AtlasLog, AtlasOverview, AtlasOverviewQuery, AtlasProject, AtlasQuery,
+    AtlasTagRequest,
+};
 use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs, OutputsQuery};
 use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
@@ -19,12 +25,12 @@ use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequ
 use super::words::node::{DrainRequest, LabelRequest, NodeInfo, NodeWord, Nodes, Status};
 use super::words::project::{ProjectRequest, ProjectWord, Projects};
 use super::words::submit::{SubmitAnswer, SubmitRequest};
-use super::words::track::{Artifacts, RunAnswer, RunRequest, SeriesQuery, SeriesWord};
+use super::words::track::{Artifacts, FollowQuery, RunAnswer, RunRequest, SeriesQuery, SeriesWord};
 use super::words::{
     CollectRequest, Collected, Done, EventQuery, EventWord, Findings, Invitation, InviteRequest, SecretNames,
     ShutdownRequest,
 };
-use super::{API_PREFIX, Api};
+use super::{API_PREFIX, ATLAS_PREFIX, Api};
 use crate::node::SECRET_MAX;
 
 /// Requests in JSON: a specification with all its texts, escaped, fits.
@@ -42,6 +48,8 @@ pub(crate) struct Shared {
 pub struct Route {
     /// Method.
     pub method: Method,
+    /// What its path begins with.
+    pub prefix: &'static str,
     /// Path after the prefix, with `{names}`.
     pub path: &'static str,
     /// One line for people.
@@ -89,7 +97,8 @@ impl Route {
         let filter = MethodFilter::try_from(method.clone()).expect("the table names ordinary methods");
         let handler = on(filter, handler);
         let (query, body, answer) = (None, Body::None, Answer::Bytes);
-        Self { method, path, summary, query, body, answer, body_max: 0, handler }
+        let prefix = API_PREFIX;
+        Self { method, prefix, path, summary, query, body, answer, body_max: 0, handler }
     }
 
     fn asks<Q: ToSchema>(mut self) -> Self {
@@ -114,10 +123,15 @@ impl Route {
         self
     }
 
+    fn of_atlas(self) -> Self {
+        Self { prefix: ATLAS_PREFIX, ..self }
+    }
+
     /// `get_jobs_id_log`.
     #[must_use]
     pub fn operation_id(&self) -> String {
-        let path: String = self.path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let whole = if self.prefix == API_PREFIX { self.path.to_owned() } else { format!("atlas{}", self.path) };
+        let path: String = whole.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let parts = path.split('_').filter(|part| !part.is_empty());
         std::iter::once(self.method.as_str().to_lowercase().as_str()).chain(parts).collect::<Vec<_>>().join("_")
     }
@@ -125,8 +139,13 @@ impl Route {
 
 /// Every route, in the order of the page.
 #[must_use]
-#[rustfmt::skip]
 pub fn described_routes() -> Vec<Route> {
+    own_routes().into_iter().chain(atlas_routes()).collect()
+}
+
+/// Our own.
+#[rustfmt::skip]
+fn own_routes() -> Vec<Route> {
     use Method as M;
     let mut events = Route::new(M::GET, "/events", "What happens, as it happens", events::events).asks::<EventQuery>();
     events.answer = Answer::Events(Described::of::<EventWord>());
@@ -134,6 +153,8 @@ pub fn described_routes() -> Vec<Route> {
     fetch.answer = Answer::Events(Described::of::<FetchEvent>());
     let mut log = Route::new(M::GET, "/jobs/{id}/log", "What a job wrote, also while it runs", logs::log).asks::<LogQuery>();
     log.answer = Answer::Log(Described::of::<LogEvent>());
+    let mut points = Route::new(M::GET, "/jobs/{id}/series/{key}/events", "Points of a metric as they come", points::follow).asks::<FollowQuery>();
+    points.answer = Answer::Events(Described::of::<SeriesWord>());
     let mut page = Route::new(M::GET, "/openapi.json", "This page", cluster::openapi);
     page.answer = Answer::Page;
     vec![
@@ -172,6 +193,7 @@ pub fn described_routes() -> Vec<Route> {
         Route::new(M::GET, "/jobs/{id}/diff", "Uncommitted changes of the checkout that a job was submitted from", record::diff),
         log,
         Route::new(M::GET, "/jobs/{id}/series/{key}", "Points of a metric, also while the job runs", track::series).asks::<SeriesQuery>().gives::<SeriesWord>(),
+        points,
         Route::new(M::GET, "/jobs/{id}/artifacts", "Files that a job gave names", track::artifacts).gives::<Artifacts>(),
         Route::new(M::GET, "/jobs/{id}/artifacts/{file}", "The bytes of one of them", track::artifact),
         Route::new(M::POST, "/runs", "Make a job of a process that runs on this node", runs::begin).takes::<RunRequest>().gives::<RunAnswer>(),
@@ -184,6 +206,25 @@ pub fn described_routes() -> Vec<Route> {
     ]
 }
 
+/// Atlas's tracker.
+#[rustfmt::skip]
+fn atlas_routes() -> Vec<Route> {
+    use Method as M;
+    let routes = vec![
+        Route::new(M::GET, "/projects", "Projects, for Atlas's pages", atlas::list).gives::<Vec<AtlasProject>>(),
+        Route::new(M::GET, "/projects/{project}/job_listing", "Jobs of a project", atlas::listing).asks::<AtlasQuery>().gives::<AtlasListing>(),
+        Route::new(M::DELETE, "/projects/{project}/job_listing/{job}", "Delete a job that has ended", atlas::delete).gives::<Done>(),
+        Route::new(M::GET, "/projects/{project}/job_listing/{job}/{order}", "Jobs of a project by one column, asc or desc", atlas::sorted).gives::<AtlasListing>(),
+        Route::new(M::GET, "/projects/{project}/job_listing/{job}/logs", "What a job wrote", atlas::logs).gives::<AtlasLog>(),
+        Route::new(M::POST, "/projects/{project}/job_listing/{job}/tags", "Put a tag on a job", atlas::tag).takes::<AtlasTagRequest>().gives::<Done>(),
+        Route::new(M::DELETE, "/projects/{project}/job_listing/{job}/tags/{key}", "Take a tag off a job", atlas::untag).gives::<Done>(),
+        Route::new(M::GET, "/projects/{project}/description", "What a project is", atlas::description).gives::<AtlasDescription>(),
+        Route::new(M::PUT, "/projects/{project}/description", "Describe a project", atlas::describe).takes::<AtlasDescription>().gives::<AtlasDescription>(),
+        Route::new(M::GET, "/projects/{project}/overview_metrics", "Metrics over the jobs of a project", atlas::overview).asks::<AtlasOverviewQuery>().gives::<AtlasOverview>(),
+    ];
+    routes.into_iter().map(Route::of_atlas).collect()
+}
+
 /// The router of all routes; streams end when `closing` turns true.
 pub fn router(api: Api, closing: watch::Receiver<bool>) -> Router {
     let mut routes = Router::new();
@@ -193,7 +234,7 @@ pub fn router(api: Api, closing: watch::Receiver<bool>) -> Router {
             usize::MAX => DefaultBodyLimit::disable(),
             max => DefaultBodyLimit::max(max),
         };
-        routes = routes.route(&format!("{API_PREFIX}{}", route.path), route.handler.layer(limit));
+        routes = routes.route(&format!("{}{}", route.prefix, route.path), route.handler.layer(limit));
     }
     routes.fallback(no_route).method_not_allowed_fallback(no_method).with_state(Shared { api, closing })
 }

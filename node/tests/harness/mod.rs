@@ -224,9 +224,8 @@ impl Answer {
 pub(crate) fn ask(mut stream: impl std::io::Read + std::io::Write, head: &str, headers: &str, body: &[u8]) -> Answer {
     let (method, path) = head.split_once(' ').unwrap();
     let length = body.len();
-    let text = format!(
-        "{method} /api/fnode/v1{path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n"
-    );
+    let path = if path.starts_with("/api/") { path.to_owned() } else { format!("/api/fnode/v1{path}") };
+    let text = format!("{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all(text.as_bytes()).unwrap();
     // A server that refuses a large body may close before it has read it.
     let _ = stream.write_all(body);

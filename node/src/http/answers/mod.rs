@@ -1,11 +1,13 @@
 //! The handlers, a file per noun. Each asks the node, describes what it says, and decides nothing.
 
+pub(crate) mod atlas;
 pub(crate) mod blobs;
 pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod nodes;
+pub(crate) mod points;
 pub(crate) mod projects;
 pub(crate) mod record;
 pub(crate) mod runs;

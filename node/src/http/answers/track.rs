@@ -13,7 +13,7 @@ use crate::http::routes::Shared;
 use crate::http::words::error::ErrorWord;
 use crate::http::words::track::{ArtifactWord, Artifacts, SeriesQuery, SeriesWord, number};
 use crate::node::{NodeHandle, told};
-use crate::track::Cut;
+use crate::track::{Cut, Page, Point};
 
 /// Points when no number is asked for.
 const POINTS: u32 = 2_000;
@@ -41,8 +41,19 @@ pub(crate) async fn series(
         let message = format!("job {id} told no metric {key:?}");
         return Err(ErrorWord::not_found(message, "see its metrics with: fnode job show").into());
     };
-    let point = |point: &crate::track::Point| (point.step, point.at_unix_ms as f64 / 1_000.0, number(point.value));
-    Ok(Json(SeriesWord { key, count: page.count, points: page.points.iter().map(point).collect() }))
+    Ok(Json(series_word(key, &page)))
+}
+
+/// Points as they are told.
+pub(super) fn series_word(key: String, page: &Page) -> SeriesWord {
+    let point = |point: &Point| (point.step, point.at_unix_ms as f64 / 1_000.0, number(point.value));
+    SeriesWord { key, count: page.count, points: page.points.iter().map(point).collect() }
+}
+
+/// `image`, `audio`, `text`, `video` or `unknown`: what a file is said to be, else by its name.
+pub(super) fn kind_of(note: &ArtifactNote) -> &str {
+    let mime = if note.mime.is_empty() { media_type(&note.file) } else { &note.mime };
+    mime.split('/').next().filter(|kind| SHOWN.contains(kind)).unwrap_or("unknown")
 }
 
 pub(crate) async fn artifacts(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<Artifacts> {

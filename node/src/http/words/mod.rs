@@ -4,6 +4,7 @@
 //! Units stand last in names of plain numbers (`memory_bytes`, `started_unix_ms`). Requests refuse unknown
 //! fields, so that a typing error is told; answers may gain fields.
 
+pub mod atlas;
 pub mod blob;
 pub mod ending;
 pub mod error;

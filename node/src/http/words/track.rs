@@ -82,6 +82,14 @@ pub struct SeriesQuery {
     pub every: u8,
 }
 
+/// `GET /jobs/{id}/series/{key}/events`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FollowQuery {
+    /// Only points after the first so many; a browser that comes back says the same with `Last-Event-ID`.
+    pub after: u64,
+}
+
 /// Points of one metric.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SeriesWord {
@@ -228,6 +236,17 @@ impl From<&MetricSummary> for MetricWord {
             step: metric.step,
             at_unix_ms: metric.at_unix_ms,
         }
+    }
+}
+
+impl TrackedWord {
+    /// What the job was given (`given`, JSON text), loaded and logged; what it logged counts.
+    #[must_use]
+    pub fn all_params(&self, given: &str) -> BTreeMap<String, Value> {
+        let object = |value: Value| if let Value::Object(object) = value { object } else { serde_json::Map::new() };
+        let mut all = object(json(given).unwrap_or_default());
+        all.extend(object(self.input_params.clone().unwrap_or_default()));
+        all.into_iter().chain(self.params.clone()).collect()
     }
 }
 
