@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use node::store::{GroupFilter, Store};
 use proto::entry::{Identity, VerifiedEntry};
 use proto::event::{AttemptFinished, Event, JobOutcome};
-use proto::job::{GroupSpec, IndexRanges, OnLost, Usage};
+use proto::job::{GroupSpec, IndexRanges, Usage};
 use proto::log::{EntryRange, Log};
-use proto::{AttemptId, Ending, GroupId, Hlc, JobId, Member, Requirement};
+use proto::{AttemptId, Ending, GroupId, Hlc, JobId, Member};
 
 /// Jobs of one array; each makes three events. Small, so that the memory printed is the store's and not
 /// that of the entries it is given.
@@ -181,26 +181,9 @@ fn group(number: u64) -> GroupId {
 
 fn spec(jobs: u32) -> Box<GroupSpec> {
     Box::new(GroupSpec {
-        user: "user".to_owned(),
-        project: "project".to_owned(),
-        name: String::new(),
-        command: vec!["python".to_owned(), "train.py".to_owned()],
-        bundle: None,
-        requirement: Requirement::default(),
         env: BTreeMap::from([("SEED".to_owned(), "1".to_owned())]),
-        secrets: std::collections::BTreeSet::new(),
         array: if jobs == 1 { IndexRanges::default() } else { IndexRanges::from_indices(1..=jobs) },
-        timeout_s: 0,
-        retries: 0,
-        on_lost: OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
-        capture: true,
-        keep_outputs: true,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
+        ..GroupSpec::new("user", "project", vec!["python".to_owned(), "train.py".to_owned()])
     })
 }
 

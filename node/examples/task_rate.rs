@@ -1,15 +1,15 @@
 //! How much of a bare spawn loop's speed is left through two whole nodes, durable log on, capture off:
 //! `cargo run --release -p node --example task_rate -- [JOBS]`. Prints medians of alternating rounds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use node::node::{Config, Home, Running, start};
-use proto::job::{IndexRanges, OnLost};
-use proto::{GroupSpec, JobId, Requirement};
+use proto::job::IndexRanges;
+use proto::{GroupSpec, JobId};
 
 const JOBS: u32 = 10_000;
 const ROUNDS: usize = 3;
@@ -86,26 +86,10 @@ async fn met(a: &Running, b: &Running) {
 
 async fn through_nodes(node: &Running, jobs: u32) -> Result<Duration, Box<dyn Error>> {
     let spec = GroupSpec {
-        user: "bench".to_owned(),
-        project: "bench".to_owned(),
-        name: String::new(),
-        command: vec!["/bin/true".to_owned()],
-        bundle: None,
-        requirement: Requirement::default(),
-        env: BTreeMap::new(),
-        secrets: BTreeSet::new(),
         array: IndexRanges::from_indices(1..=jobs),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
         capture: false,
         keep_outputs: false,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
+        ..GroupSpec::new("bench", "bench", vec!["/bin/true".to_owned()])
     };
     let clock = Instant::now();
     let accepted = node.handle.submit(None, spec).await?;

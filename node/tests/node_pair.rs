@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use node::node::{Config, Home, NodeHandle, Running, start};
-use proto::job::OnLost;
-use proto::{GroupSpec, JobId, JobState, Requirement};
+use proto::{GroupSpec, JobId, JobState};
 
 /// Everything here happens within this, or the test fails with what was seen last.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -40,28 +39,7 @@ impl Lab {
 }
 
 fn shell(script: &str) -> GroupSpec {
-    GroupSpec {
-        user: "tester".to_owned(),
-        project: "pair".to_owned(),
-        name: String::new(),
-        command: vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()],
-        bundle: None,
-        requirement: Requirement::default(),
-        env: BTreeMap::new(),
-        secrets: BTreeSet::new(),
-        array: proto::job::IndexRanges::default(),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
-        capture: true,
-        keep_outputs: true,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
-    }
+    GroupSpec { ..GroupSpec::new("tester", "pair", vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()]) }
 }
 
 /// Waits until `node` can talk to `other` and knows what it offers.

@@ -1,13 +1,13 @@
 //! Nodes, groups and views for the unit tests of the rules, and what a rule wanted done, all of it comparable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::capacity::{Capacity, Requirement};
 use crate::core_io::{Effect, Now};
 use crate::entry::{LogId, Position};
 use crate::event::{AttemptFinished, Event, JobOutcome};
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
-use crate::job::{Ending, GroupSpec, IndexRanges, OnLost, Usage};
+use crate::job::{Ending, GroupSpec, Usage};
 use crate::membership::Liveness;
 use crate::message::{Accepting, Advert, Message, OfferReply};
 use crate::outbox::Out;
@@ -83,26 +83,8 @@ pub(crate) fn position(author: NodeId) -> Position {
 /// A job that asks for so many thousandths of a CPU.
 pub(crate) fn spec(cpu_milli: u32) -> GroupSpec {
     GroupSpec {
-        user: "ada".to_owned(),
-        project: "vision".to_owned(),
-        name: String::new(),
-        command: vec!["true".to_owned()],
-        bundle: None,
         requirement: Requirement { cpu_milli, ..Requirement::default() },
-        env: BTreeMap::new(),
-        secrets: BTreeSet::new(),
-        array: IndexRanges::default(),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
-        capture: true,
-        keep_outputs: true,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
+        ..GroupSpec::new("ada", "vision", vec!["true".to_owned()])
     }
 }
 

@@ -266,6 +266,34 @@ pub const CHECKOUT_TEXT_MAX: usize = 1_024;
 pub const ARRAY_MAX: u64 = 1_000_000;
 
 impl GroupSpec {
+    /// One job with the answers that a submission has without further words: one CPU, no bundle, no retries, its output
+    /// and its files kept.
+    #[must_use]
+    pub fn new(user: impl Into<String>, project: impl Into<String>, command: Vec<String>) -> Self {
+        Self {
+            user: user.into(),
+            project: project.into(),
+            name: String::new(),
+            command,
+            bundle: None,
+            requirement: Requirement::default(),
+            env: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            array: IndexRanges::default(),
+            timeout_s: 0,
+            retries: 0,
+            on_lost: OnLost::default(),
+            priority: 0,
+            after: Vec::new(),
+            capture: true,
+            keep_outputs: true,
+            params_json: String::new(),
+            environment: None,
+            attends: None,
+            checkout: None,
+        }
+    }
+
     /// Every member of the group, in order.
     pub fn members(&self) -> Box<dyn Iterator<Item = Member> + '_> {
         if self.array.is_empty() {

@@ -39,26 +39,8 @@ impl Records for Memory {
 /// Two nodes may accept a group of one id with different specifications: only one of them is kept.
 fn spec(user: u8) -> Box<GroupSpec> {
     Box::new(GroupSpec {
-        user: user.to_string(),
-        project: "project".to_owned(),
-        name: String::new(),
-        command: vec!["true".to_owned()],
-        bundle: None,
-        requirement: crate::Requirement::default(),
-        env: BTreeMap::new(),
-        secrets: std::collections::BTreeSet::new(),
         array: IndexRanges::from_indices(1..=3),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: crate::job::OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
-        capture: true,
-        keep_outputs: true,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
+        ..GroupSpec::new(user.to_string(), "project", vec!["true".to_owned()])
     })
 }
 

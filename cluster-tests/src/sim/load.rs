@@ -12,12 +12,12 @@ use proto::core::Boot;
 use proto::core_io::{Effect, Input, Now, RequestId};
 use proto::entry::{Identity, VerifiedEntry};
 use proto::event::AttemptFinished;
-use proto::job::{Ending, IndexRanges, OnLost, Usage};
+use proto::job::{Ending, IndexRanges, Usage};
 use proto::log::VersionVector;
 use proto::message::Message;
 use proto::record::{Record, RecordKey, Records, apply};
 use proto::snapshotting::SnapshotRules;
-use proto::{AttemptId, ByteSize, Core, GroupId, GroupSpec, Hlc, NodeId, Requirement, Timestamp};
+use proto::{AttemptId, ByteSize, Core, GroupId, GroupSpec, Hlc, NodeId, Timestamp};
 
 /// What a run of `array` or `big` took.
 #[derive(Debug)]
@@ -253,25 +253,13 @@ fn node(index: usize, cpus: u32) -> Node {
 
 fn spec(jobs: u32) -> GroupSpec {
     GroupSpec {
-        user: "ada".to_owned(),
-        project: "digits".to_owned(),
-        name: String::new(),
-        command: vec!["python".to_owned(), "train.py".to_owned(), "--epochs".to_owned(), "5".to_owned()],
-        bundle: None,
-        requirement: Requirement::default(),
-        env: BTreeMap::new(),
-        secrets: BTreeSet::new(),
         array: IndexRanges::from_indices(1..=jobs),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
         capture: false,
         keep_outputs: false,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
+        ..GroupSpec::new(
+            "ada",
+            "digits",
+            vec!["python".to_owned(), "train.py".to_owned(), "--epochs".to_owned(), "5".to_owned()],
+        )
     }
 }

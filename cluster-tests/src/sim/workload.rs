@@ -1,7 +1,5 @@
 //! What users do: they submit jobs of many kinds, stop some, write notes, and are told little.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use proto::core_io::{Input, RequestId};
 use proto::event::{Event, Mark};
 use proto::job::{BundleRef, Dependency, IndexRanges, OnLost, Trigger};
@@ -136,26 +134,20 @@ impl World {
             files: 3,
         });
         GroupSpec {
-            user: ["ada", "ben", "eve"].choose(rng).expect("not empty").to_string(),
-            project: ["p", "q"].choose(rng).expect("not empty").to_string(),
-            name: String::new(),
-            command: behaviour.command(),
             bundle,
             requirement: any_requirement(rng, &self.hosts[host].capacity),
-            env: BTreeMap::new(),
-            secrets: BTreeSet::new(),
             array: if size == 0 { IndexRanges::default() } else { IndexRanges::from_indices(first..first + size) },
-            timeout_s: 0,
             retries: if rng.random_bool(0.3) { rng.random_range(1..4) } else { 0 },
             on_lost: if !calm && rng.random_range(0..8) == 0 { OnLost::Fail } else { OnLost::Rerun },
             priority: rng.random_range(-1..3),
             after,
             capture: false,
             keep_outputs: false,
-            params_json: String::new(),
-            environment: None,
-            attends: None,
-            checkout: None,
+            ..GroupSpec::new(
+                ["ada", "ben", "eve"].choose(rng).expect("not empty").to_string(),
+                ["p", "q"].choose(rng).expect("not empty").to_string(),
+                behaviour.command(),
+            )
         }
     }
 

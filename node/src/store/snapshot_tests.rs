@@ -45,26 +45,9 @@ fn bundle(project: &str) -> (proto::job::BundleRef, Vec<Vec<u8>>) {
 
 fn spec(project: &str) -> Box<GroupSpec> {
     Box::new(GroupSpec {
-        user: "u".to_owned(),
-        project: project.to_owned(),
-        name: String::new(),
-        command: vec!["true".to_owned()],
         bundle: Some(bundle(project).0),
-        requirement: proto::Requirement::default(),
-        env: BTreeMap::new(),
-        secrets: std::collections::BTreeSet::new(),
         array: proto::job::IndexRanges::from_indices(1..=2),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: proto::job::OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
-        capture: true,
-        keep_outputs: true,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
+        ..GroupSpec::new("u", project.to_owned(), vec!["true".to_owned()])
     })
 }
 

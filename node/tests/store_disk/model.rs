@@ -1,11 +1,11 @@
 //! Random logs for the store, and all that can be asked of it, to compare one store with another.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use node::store::{GroupFilter, ProjectSummary, Store};
 use proto::entry::{Identity, VerifiedEntry};
 use proto::event::{AttemptFinished, Event, JobOutcome, Mark};
-use proto::job::{Ending, GroupSpec, IndexRanges, LostReason, OnLost, Usage};
+use proto::job::{Ending, GroupSpec, IndexRanges, LostReason, Usage};
 use proto::log::{EntryRange, Log};
 use proto::record::{ClusterRecord, JobRecord, NodeRecord, Record, RecordKey};
 use proto::{AttemptId, GroupId, Hlc, JobId, Member, NodeId};
@@ -119,27 +119,10 @@ fn group(number: u8) -> GroupId {
 
 fn any_spec(rng: &mut StdRng) -> Box<GroupSpec> {
     Box::new(GroupSpec {
-        user: "user".to_owned(),
-        project: format!("project {}", rng.random_range(0..3)),
-        name: String::new(),
-        command: vec!["true".to_owned()],
-        bundle: None,
-        requirement: proto::Requirement::default(),
-        env: BTreeMap::new(),
-        secrets: BTreeSet::new(),
         array: IndexRanges::from_indices(1..=3),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
-        capture: true,
-        keep_outputs: true,
         // Some are too long for one cell of the index.
         params_json: if rng.random_range(0..4) == 0 { "x".repeat(rng.random_range(0..60_000)) } else { String::new() },
-        environment: None,
-        attends: None,
-        checkout: None,
+        ..GroupSpec::new("user", format!("project {}", rng.random_range(0..3)), vec!["true".to_owned()])
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use proto::job::{Attended, IndexRanges, OnLost};
+use proto::job::{Attended, OnLost};
 use proto::{AttemptId, GroupId, GroupSpec, JobId, Requirement};
 use tokio::time::Instant;
 
@@ -53,28 +53,12 @@ pub(crate) async fn begin(
 fn spec(node: &NodeHandle, request: &RunRequest, user: String, attended: Attended) -> GroupSpec {
     let here = [node.me().to_string()];
     GroupSpec {
-        user,
-        project: request.project.clone(),
         name: request.job_id.clone().unwrap_or_default(),
-        command: request.command.clone(),
-        bundle: None,
         // It runs whether or not there is room: nothing is reserved for it.
         requirement: Requirement { nodes: here.into_iter().collect(), cpu_milli: 0, ..Requirement::default() },
-        env: Default::default(),
-        secrets: Default::default(),
-        array: IndexRanges::default(),
-        timeout_s: 0,
-        retries: 0,
         on_lost: OnLost::Fail,
-        priority: 0,
-        after: Vec::new(),
-        capture: true,
-        keep_outputs: true,
-        params_json: String::new(),
-        environment: None,
         attends: Some(attended),
-        // It tells of its checkout itself, in its record.
-        checkout: None,
+        ..GroupSpec::new(user, request.project.clone(), request.command.clone())
     }
 }
 
