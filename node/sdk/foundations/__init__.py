@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import artifacts, global_state, job_parameters, parameters, prototype, testing
     from ._artifacts import SyncableDirectory, create_syncable_directory, save_artifact, set_tensorboard_logdir
+    from ._cache.cached import cache
+    from ._cache.files import Directory, File
     from ._config import config_manager, set_environment, set_job_resources, set_project_name
     from ._console import log_manager
     from ._errors import (
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
         Job,
         JobPersister,
         ResultReader,
-        cache,
         context_aware,
         create_stage,
         track_production_metrics,
@@ -72,6 +73,8 @@ _HOMES = {
         "save_artifact",
         "set_tensorboard_logdir",
     ),
+    "_cache.cached": ("cache",),
+    "_cache.files": ("Directory", "File"),
     "_config": ("config_manager", "set_environment", "set_job_resources", "set_project_name"),
     "_console": ("log_manager",),
     "_errors": (
@@ -99,7 +102,6 @@ _HOMES = {
         "Job",
         "JobPersister",
         "ResultReader",
-        "cache",
         "context_aware",
         "create_stage",
         "track_production_metrics",

@@ -36,7 +36,6 @@ _RESULTS = ("results of stages", "use get_job_details of a job, or get_metrics_f
 
 create_stage = _Later("create_stage", *_STAGES)
 context_aware = _Later("context_aware", *_STAGES)
-cache = _Later("cache", "the cache of results", "call the function without it")
 Hyperparameter = _Later("Hyperparameter", *_SEARCHES)
 DiscreteHyperparameter = _Later("DiscreteHyperparameter", *_SEARCHES)
 FloatingHyperparameter = _Later("FloatingHyperparameter", *_SEARCHES)

@@ -18,7 +18,8 @@ import foundations
 from foundations import _errors, testing
 
 PUBLIC = """
-    ConfigurationError DaemonError DaemonTimeoutError Deployment DiscreteHyperparameter FloatingHyperparameter
+    ConfigurationError DaemonError DaemonTimeoutError Deployment Directory DiscreteHyperparameter File
+    FloatingHyperparameter
     FoundationsError Hyperparameter IntegerHyperparameter Job JobPersister JobStatus MissingPackageError NoDaemonError
     NotAvailableYetError NotFoundError ParametersError RefusedError ResultReader SubmissionError SyncableDirectory
     TrackError UnknownProjectError __version__ archive_jobs artifacts cache cancel_queued_jobs config_manager
@@ -29,7 +30,7 @@ PUBLIC = """
 """
 LATER = """
     DiscreteHyperparameter FloatingHyperparameter Hyperparameter IntegerHyperparameter Job JobPersister ResultReader
-    cache context_aware create_stage track_production_metrics
+    context_aware create_stage track_production_metrics
 """
 
 

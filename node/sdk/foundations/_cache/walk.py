@@ -1,0 +1,116 @@
+"""From a value or a function to its digest, with what the digest depends on.
+
+A walk describes each thing that it reaches (``code.py`` and ``values.py`` say how), places it in a graph and hashes the
+graph. It notes the packages that were met, and what has to be looked at to know that the digest still holds.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from . import atoms, graph
+from .graph import Node, Placed
+from .watch import Watches
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Set, Tuple
+
+# Things of one value or function; more is a mistake, and would take minutes.
+_NODES_MAX = 5_000_000
+
+
+class Unhashable(Exception):
+    """Something that no key can be made of: `text` names it for people."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Walk:
+    """One walk. `of_code`: the root is code, so code below it is part of the graph and is watched.
+
+    In a walk over a value, code is a leaf whose digest is kept between calls.
+    """
+
+    def __init__(self, of_code: bool = False) -> None:
+        self.of_code = of_code
+        self.packages: Set[str] = set()
+        self.watches = Watches()
+        # Whether the thing being described is below one that is looked at as a whole.
+        self.covered = not of_code
+        self._nodes: List[Placed] = []
+        self._indices: Dict[int, int] = {}
+        # Ids are of use only while the things live.
+        self._kept: List[object] = []
+        self._pending: List[Tuple[int, Node]] = []
+        self.parts: Dict[Tuple[str, str], bytes] = {}
+
+    def digest(self, root: object, name: str) -> bytes:
+        """The digest of `root`, which people know as `name`.
+
+        :raises Unhashable: something that it reaches has no digest; the text names the way there.
+        """
+        part = self._enter(root, -1, name)
+        if type(part) is bytes:
+            return sha256(b"atom" + part).digest()
+        while self._pending:
+            index, node = self._pending.pop()
+            placed = self._nodes[index]
+            self.covered = node.covered
+            names = node.names
+            for at, child in enumerate(node.ordered):
+                placed.ordered.append(self._enter(child, index, names[at] if names else "[{}]".format(at)))
+            for child in node.unordered:
+                placed.unordered.append(self._enter(child, index, "{…}"))
+        found = graph.digests(self._nodes)
+        for index, placed in enumerate(self._nodes):
+            if placed.label is not None:
+                # A function's own code alone, so that `why` names it and not all that call it; a value as a whole.
+                own = sha256(placed.head).digest() if placed.label[0] in ("function", "class") else found[index]
+                self.parts.setdefault(placed.label, own)
+        return found[part]
+
+    def _enter(self, value: object, parent: int, name: str) -> Any:
+        if type(value) is Node:
+            return self._place(value, parent, name)
+        encoded = atoms.encode(value)
+        if encoded is not None:
+            return encoded
+        index = self._indices.get(id(value))
+        if index is not None:
+            return index
+        if len(self._nodes) > _NODES_MAX:
+            raise Unhashable("{} has more than {} parts".format(self._way(parent, name), _NODES_MAX))
+        from . import describe
+
+        covered = self.covered
+        try:
+            node = describe.describe(value, self)
+        except Unhashable as error:
+            raise Unhashable("{} {}".format(self._way(parent, name), error.text)) from None
+        node.covered = node.covered or covered
+        self._kept.append(value)
+        self._indices[id(value)] = len(self._nodes)
+        return self._place(node, parent, name)
+
+    def _place(self, node: Node, parent: int, name: str) -> int:
+        if self.covered:
+            node.covered = True
+        index = len(self._nodes)
+        self._nodes.append(Placed(node, parent, name))
+        self._pending.append((index, node))
+        return index
+
+    def _way(self, parent: int, name: str) -> str:
+        """How people find a thing: ``argument model.encoder[2]``."""
+        steps = [name]
+        while parent >= 0:
+            steps.append(self._nodes[parent].name)
+            parent = self._nodes[parent].parent
+        steps.reverse()
+        text = steps[0]
+        for step in steps[1:]:
+            text += step if not step or step[0] in "[.{" else " → " + step
+        return text
