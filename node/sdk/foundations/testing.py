@@ -1,7 +1,7 @@
 """For the tests of programs that use this package: a daemon that answers from a table, and a job without a cluster.
 
-`FakeTransport` stands where the connection to the daemon is; `tracked_job` makes this process a job whose metrics,
-parameters, tags and files can be looked at. Both run the same code as a real job does.
+`FakeTransport` stands where the connection to the daemon is, `FakeCacheDaemon` where its cache is; `tracked_job` makes
+this process a job whose metrics, parameters, tags and files can be looked at. All run the same code as a real job does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from contextlib import contextmanager
 
 from . import _artifacts, _client, _console, _track, _tracking
+from ._cache.fake import FakeCacheDaemon
 from ._values import restored
 
 TYPE_CHECKING = False
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     # JSON, bytes as they are, an answer, an error to raise, or what gives one of these for a request.
     Given = Union[Any, bytes, _client.Answer, Exception, Callable[["Request"], Any]]
 
-__all__ = ["FakeTransport", "Request", "TrackedJob", "refusal", "tracked_job"]
+__all__ = ["FakeCacheDaemon", "FakeTransport", "Request", "TrackedJob", "refusal", "tracked_job"]
 
 
 class Request:
