@@ -64,9 +64,9 @@ def describe_function(function: Any, walk: Walk, with_defaults: bool = True) -> 
         if chains or found is MISSING:
             _add(names, parts, "import " + "." * level + module, found, chains, walk)
     own = {key: value for key, value in function.__dict__.items() if key not in _NOT_FUNCTION}
+    if not walk.covered:
+        walk.watches.mapping(function.__dict__)
     if own:
-        if not walk.covered:
-            walk.watches.mapping(function.__dict__)
         names.append("")
         parts.append(own)
     head = b"function " + bytecode.digest(code)

@@ -1,4 +1,4 @@
-"""A value as bytes: a JSON head, a pickle, and the value's large buffers beside it, so that arrays are mapped, not read.
+"""A value as bytes: a JSON head, a pickle, and the value's large buffers beside it: arrays are mapped, not read.
 
 ``FNV1``, the head's length (u32, little endian), the head, the pickle, then each buffer at a multiple of 64 bytes.
 Offsets count from the start of the container.

@@ -39,16 +39,17 @@ class Node:
 class Placed:
     """A node in a graph: its parts are bytes, or numbers of other nodes."""
 
-    __slots__ = ("head", "ordered", "unordered", "parent", "name", "label", "shallow")
+    __slots__ = ("head", "ordered", "unordered", "parent", "at", "names", "label")
 
-    def __init__(self, node: Node, parent: int, name: str) -> None:
+    def __init__(self, node: Node, parent: int, at: int) -> None:
         self.head = node.head
         self.ordered: List[Part] = []
         self.unordered: List[Part] = []
+        # Where it was reached first: which part of which node. Negative: of none, or in no order.
         self.parent = parent
-        self.name = name
+        self.at = at
+        self.names = node.names
         self.label = node.label
-        self.shallow = b""
 
 
 def digests(nodes: List[Placed]) -> List[bytes]:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from .. import _console
 from . import atoms, code, packages
 from .files import File
-from .walk import Walk
+from .walk import Unhashable, Walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +84,15 @@ class Keys:
         :raises Unhashable: something that it depends on has no content; the text names it.
         :raises Misfit: the arguments do not fit; the call itself says how.
         """
+        try:
+            return self._of(args, kwargs)
+        except (Unhashable, Misfit):
+            raise
+        except Exception as error:
+            # Objects describe themselves, and other threads change them: whatever comes of that, the call goes on.
+            raise Unhashable("something cannot be looked at ({}: {})".format(type(error).__name__, error)) from error
+
+    def _of(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Key:
         known = self._code()
         hasher = self._start.copy()
         hasher.update(known.digest)

@@ -82,8 +82,21 @@ def _items(head: bytes, items: Any) -> Node:
     plain.sort(key=lambda entry: entry[0])
     keys = b"".join(encoded for encoded, _, _ in plain)
     parts = [content for _, _, content in plain]
-    names = ["[{!r}]".format(key) if len(repr(key)) < 60 else "[…]" for _, key, _ in plain]
+    names = _Keys([key for _, key, _ in plain])
     return Node(head + b" %d " % len(plain) + keys, parts, others, names=names)
+
+
+class _Keys:
+    """Names of a dict's values, written only when one is told."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, keys: List[Any]) -> None:
+        self._keys = keys
+
+    def __getitem__(self, at: int) -> str:
+        text = repr(self._keys[at])
+        return "[{}]".format(text if len(text) < 60 else "…")
 
 
 def _of_set(value: Any, walk: Walk) -> Node:
@@ -185,12 +198,14 @@ def _wrapper_of(kind: type, wrapped: Any) -> None:
 
 def _visible(kind: type, state: Any) -> Any:
     """The state without what `functools.cached_property` has put into it: that follows from the rest."""
+    if state == {} and type(state) is dict:
+        return None
     if type(state) is not dict:
         if type(state) is tuple and len(state) == 2 and type(state[0]) is dict:
             return (_visible(kind, state[0]), state[1])
         return state
     derived = [key for key in state if isinstance(getattr(kind, str(key), None), functools.cached_property)]
-    return {key: content for key, content in state.items() if key not in derived} if derived else state
+    return ({key: content for key, content in state.items() if key not in derived} or None) if derived else state
 
 
 def _is_constant(kind: type) -> bool:
@@ -208,7 +223,7 @@ def _watch_object(value: Any, walk: Walk) -> bool:
     bases = kind.__mro__[:-1]
     if plain and type(own) is dict and not any("__slots__" in vars(base) and vars(base)["__slots__"] for base in bases):
         if not issubclass(kind, (list, dict, set)):
-            walk.watches.mapping(own)
+            walk.watches.instance(value, kind, own)
             return False
     from .walk import Unhashable
     from .walk import Walk as Anew

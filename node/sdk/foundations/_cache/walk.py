@@ -46,24 +46,23 @@ class Walk:
         self._kept: List[object] = []
         self._pending: List[Tuple[int, Node]] = []
         self.parts: Dict[Tuple[str, str], bytes] = {}
+        self._name = ""
 
     def digest(self, root: object, name: str) -> bytes:
         """The digest of `root`, which people know as `name`.
 
         :raises Unhashable: something that it reaches has no digest; the text names the way there.
         """
-        part = self._enter(root, -1, name)
+        self._name = name
+        part = self._enter(root, -1, 0)
         if type(part) is bytes:
             return sha256(b"atom" + part).digest()
         while self._pending:
             index, node = self._pending.pop()
             placed = self._nodes[index]
             self.covered = node.covered
-            names = node.names
-            for at, child in enumerate(node.ordered):
-                placed.ordered.append(self._enter(child, index, names[at] if names else "[{}]".format(at)))
-            for child in node.unordered:
-                placed.unordered.append(self._enter(child, index, "{…}"))
+            placed.ordered = [self._enter(child, index, at) for at, child in enumerate(node.ordered)]
+            placed.unordered = [self._enter(child, index, -1) for child in node.unordered]
         found = graph.digests(self._nodes)
         for index, placed in enumerate(self._nodes):
             if placed.label is not None:
@@ -72,9 +71,9 @@ class Walk:
                 self.parts.setdefault(placed.label, own)
         return found[part]
 
-    def _enter(self, value: object, parent: int, name: str) -> Any:
+    def _enter(self, value: object, parent: int, at: int) -> Any:
         if type(value) is Node:
-            return self._place(value, parent, name)
+            return self._place(value, parent, at)
         encoded = atoms.encode(value)
         if encoded is not None:
             return encoded
@@ -82,35 +81,35 @@ class Walk:
         if index is not None:
             return index
         if len(self._nodes) > _NODES_MAX:
-            raise Unhashable("{} has more than {} parts".format(self._way(parent, name), _NODES_MAX))
+            raise Unhashable("{} has more than {} parts".format(self._way(parent, at), _NODES_MAX))
         from . import describe
 
         covered = self.covered
         try:
             node = describe.describe(value, self)
         except Unhashable as error:
-            raise Unhashable("{} {}".format(self._way(parent, name), error.text)) from None
+            raise Unhashable("{} {}".format(self._way(parent, at), error.text)) from None
         node.covered = node.covered or covered
         self._kept.append(value)
         self._indices[id(value)] = len(self._nodes)
-        return self._place(node, parent, name)
+        return self._place(node, parent, at)
 
-    def _place(self, node: Node, parent: int, name: str) -> int:
+    def _place(self, node: Node, parent: int, at: int) -> int:
         if self.covered:
             node.covered = True
         index = len(self._nodes)
-        self._nodes.append(Placed(node, parent, name))
+        self._nodes.append(Placed(node, parent, at))
         self._pending.append((index, node))
         return index
 
-    def _way(self, parent: int, name: str) -> str:
-        """How people find a thing: ``argument model.encoder[2]``."""
-        steps = [name]
+    def _way(self, parent: int, at: int) -> str:
+        """How people find a thing: ``argument `model`.encoder[2]``."""
+        steps = []
         while parent >= 0:
-            steps.append(self._nodes[parent].name)
-            parent = self._nodes[parent].parent
-        steps.reverse()
-        text = steps[0]
-        for step in steps[1:]:
-            text += step if not step or step[0] in "[.{" else " → " + step
+            above = self._nodes[parent]
+            steps.append("{…}" if at < 0 else "[{}]".format(at) if above.names is None else above.names[at])
+            parent, at = above.parent, above.at
+        text = self._name
+        for step in reversed(steps):
+            text += step
         return text

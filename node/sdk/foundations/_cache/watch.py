@@ -17,13 +17,14 @@ MISSING: Any = object()
 class Watches:
     """What was seen. `hold` says whether it would be seen again."""
 
-    __slots__ = ("_namespaces", "_functions", "_cells", "_mappings", "_lists", "_checks", "_frozen")
+    __slots__ = ("_namespaces", "_functions", "_cells", "_mappings", "_instances", "_lists", "_checks", "_frozen")
 
     def __init__(self) -> None:
         self._namespaces: Dict[int, Tuple[Any, Dict[str, Any]]] = {}
         self._functions: List[Tuple[Any, Any, Any, Any]] = []
         self._cells: List[Tuple[Any, Any]] = []
         self._mappings: List[Tuple[Any, Tuple[Any, ...], Tuple[Any, ...]]] = []
+        self._instances: List[Tuple[Any, type, Any]] = []
         self._lists: List[Tuple[Any, Tuple[Any, ...]]] = []
         self._checks: List[Callable[[], bool]] = []
         self._frozen: Any = None
@@ -48,6 +49,11 @@ class Watches:
         """Keys and values of a dict or a class's namespace."""
         self._mappings.append((mapping, tuple(mapping), tuple(mapping.values())))
 
+    def instance(self, value: Any, kind: type, attributes: Any) -> None:
+        """An object by its class and attributes."""
+        self._instances.append((value, kind, attributes))
+        self.mapping(attributes)
+
     def list(self, sequence: Any) -> None:
         """The elements of a list, a set or the like."""
         self._lists.append((sequence, tuple(sequence)))
@@ -58,6 +64,13 @@ class Watches:
 
     def hold(self) -> bool:
         """Whether everything is as it was."""
+        try:
+            return self._holds()
+        except RuntimeError:
+            # Another thread changed a dict while it was looked at.
+            return False
+
+    def _holds(self) -> bool:
         if self._frozen is None:
             self._frozen = [(ns, tuple(names), tuple(names.values())) for ns, names in self._namespaces.values()]
         for namespace, names, values in self._frozen:
@@ -75,6 +88,9 @@ class Watches:
             if len(mapping) != len(keys) or not all(map(is_, mapping, keys)):
                 return False
             if not all(map(is_, mapping.values(), values)):
+                return False
+        for value, kind, attributes in self._instances:
+            if type(value) is not kind or value.__dict__ is not attributes:
                 return False
         for sequence, elements in self._lists:
             if len(sequence) != len(elements) or not all(map(is_, sequence, elements)):
