@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import os as _os
 
+from . import _staged
+
 # What type checkers read; at run time `typing` alone would cost more than the rest of this import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         NotFoundError,
         ParametersError,
         RefusedError,
+        RemoteException,
         SubmissionError,
         TrackError,
         UnknownProjectError,
@@ -48,17 +51,14 @@ if TYPE_CHECKING:
     from ._later import (
         DiscreteHyperparameter,
         FloatingHyperparameter,
-        Hyperparameter,
         IntegerHyperparameter,
-        Job,
-        JobPersister,
-        ResultReader,
-        context_aware,
-        create_stage,
         track_production_metrics,
     )
     from ._parameters import flatten_parameter_dictionary, load_parameters, log_param, log_params
     from ._queue import archive_jobs, cancel_queued_jobs, get_queued_jobs
+    from ._stages.context import context_aware
+    from ._stages.results import Job, JobPersister, ResultReader
+    from ._stages.stage import Hyperparameter, create_stage
     from ._submit import deploy, submit
     from ._tracking import log_metric, log_metrics, set_tag
     from .parameters.generate_random_parameters import generate_random_parameters
@@ -88,6 +88,7 @@ _HOMES = {
         "NotFoundError",
         "ParametersError",
         "RefusedError",
+        "RemoteException",
         "SubmissionError",
         "TrackError",
         "UnknownProjectError",
@@ -97,17 +98,14 @@ _HOMES = {
     "_later": (
         "DiscreteHyperparameter",
         "FloatingHyperparameter",
-        "Hyperparameter",
         "IntegerHyperparameter",
-        "Job",
-        "JobPersister",
-        "ResultReader",
-        "context_aware",
-        "create_stage",
         "track_production_metrics",
     ),
     "_parameters": ("flatten_parameter_dictionary", "load_parameters", "log_param", "log_params"),
     "_queue": ("archive_jobs", "cancel_queued_jobs", "get_queued_jobs"),
+    "_stages.context": ("context_aware",),
+    "_stages.results": ("Job", "JobPersister", "ResultReader"),
+    "_stages.stage": ("Hyperparameter", "create_stage"),
     "_submit": ("deploy", "submit"),
     "_tracking": ("log_metric", "log_metrics", "set_tag"),
     "parameters.generate_random_parameters": ("generate_random_parameters",),
@@ -136,6 +134,7 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
+_staged.install()
 if _os.environ.get("FNODE_TRACK"):
     from . import _ending
 

@@ -10,6 +10,7 @@
      ├── NotAvailableYetError (NotImplementedError) a part of Foundations that is not there yet
      ├── TrackError (OSError)                       a metric, tag or file could not be written down
      ├── SubmissionError (RuntimeError)             a job was not accepted
+ ├── RemoteException (RuntimeError)             a job whose stages were asked for has failed
      └── DaemonError                                the node's daemon
           ├── NoDaemonError (ConnectionError)       none answers on this machine
           ├── DaemonTimeoutError (TimeoutError)     no answer in time; whether it was done is not known
@@ -52,6 +53,10 @@ class TrackError(FoundationsError, OSError):
 
 class SubmissionError(FoundationsError, RuntimeError):
     """A job was not accepted; the text is the reason that ``fnode submit`` gave."""
+
+
+class RemoteException(FoundationsError, RuntimeError):
+    """A job whose results were asked for has failed; the text names the stage, and what it raised."""
 
 
 class DaemonError(FoundationsError):

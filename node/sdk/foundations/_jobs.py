@@ -6,7 +6,7 @@ import codecs
 from time import monotonic, sleep, time
 
 from . import _client, _console
-from ._errors import DaemonError, NotAvailableYetError, NotFoundError, RefusedError
+from ._errors import DaemonError, NotFoundError, RefusedError
 from ._values import restored
 
 TYPE_CHECKING = False
@@ -169,14 +169,15 @@ class Deployment:
         }
 
     def fetch_job_results(self, wait_seconds: float = 5) -> Dict[str, Any]:
-        """Results of stages, which are not there yet.
+        """What the job's stages have made, once it has ended.
 
-        :raises NotAvailableYetError: always.
+        :returns: ``provenance``, ``global_stage_context`` and ``stage_contexts``: by uuid, each with ``stage_output``
+            (what `persist` has kept), ``stage_log`` (its metrics), ``error_information``, times and ``used_cache``.
+        :raises RemoteException: the job failed; NotFoundError: it ran no stages, or there is no such job.
         """
-        raise NotAvailableYetError(
-            "foundations: fetch_job_results returns what stages made, and stages are not there yet; "
-            "use get_job_details, get_metric and get_param"
-        )
+        from ._stages.results import fetch
+
+        return fetch(self, wait_seconds)
 
     def _record(self) -> Dict[str, Any]:
         return _client.default().job(self._job_id)

@@ -30,19 +30,11 @@ class _Later:
         return "<foundations.{}, not there yet>".format(self.__name__)
 
 
-_STAGES = ("stages", "submit the script that calls the functions directly, with foundations.submit")
 _SEARCHES = ("searches over stages", "submit one job per set of parameters, with foundations.submit(params=…)")
-_RESULTS = ("results of stages", "use get_job_details of a job, or get_metrics_for_all_jobs")
 
-create_stage = _Later("create_stage", *_STAGES)
-context_aware = _Later("context_aware", *_STAGES)
-Hyperparameter = _Later("Hyperparameter", *_SEARCHES)
 DiscreteHyperparameter = _Later("DiscreteHyperparameter", *_SEARCHES)
 FloatingHyperparameter = _Later("FloatingHyperparameter", *_SEARCHES)
 IntegerHyperparameter = _Later("IntegerHyperparameter", *_SEARCHES)
-Job = _Later("Job", *_RESULTS)
-JobPersister = _Later("JobPersister", *_RESULTS)
-ResultReader = _Later("ResultReader", *_RESULTS)
 track_production_metrics = _Later(
     "track_production_metrics", "Orbit's monitoring of models", "log the number with foundations.log_metric"
 )

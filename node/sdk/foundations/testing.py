@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from . import _artifacts, _client, _console, _track, _tracking
 from ._cache.fake import FakeCacheDaemon
+from ._stages import record as _record
 from ._values import restored
 
 TYPE_CHECKING = False
@@ -188,3 +189,4 @@ def _start_anew() -> None:
     _tracking._tags.clear()
     _artifacts._kept.clear()
     _console._said.clear()
+    _record.forget()

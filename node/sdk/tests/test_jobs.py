@@ -172,9 +172,7 @@ class Results(support.Case):
             },
         )
 
-    def test_results_of_stages_are_not_there_yet(self):
-        with self.assertRaises(foundations.NotAvailableYetError):
-            self.job.fetch_job_results()
+    def test_a_job_shows_its_id(self):
         self.assertEqual((self.job.job_name(), repr(self.job)), ("j1", "Deployment('j1')"))
 
 

@@ -27,15 +27,19 @@ BYTES_MAX = 16 << 30
 
 
 class Outcome:
-    """What came of a call: its value, whether it was found, the seconds that computing took, its key."""
+    """What came of a call: its value, whether it was found, the seconds that computing took, its key.
 
-    __slots__ = ("value", "hit", "seconds", "key")
+    `track`: what the call that computed it has tracked, where that was kept.
+    """
 
-    def __init__(self, value: Any, hit: bool, seconds: float, key: Optional[str]) -> None:
+    __slots__ = ("value", "hit", "seconds", "key", "track")
+
+    def __init__(self, value: Any, hit: bool, seconds: float, key: Optional[str], track: Sequence[Any] = ()) -> None:
         self.value = value
         self.hit = hit
         self.seconds = seconds
         self.key = key
+        self.track = track
 
 
 class _Raised(Exception):
@@ -94,8 +98,8 @@ class Cached:
             pass
         store.remove(key)
 
-    def run(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Outcome:
-        """A call, with what came of it."""
+    def run(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], track: Optional[Callable[[], Any]] = None) -> Outcome:
+        """A call, with what came of it. `track` tells what the function has tracked, to be kept with its value."""
         try:
             key = self._keys.of(args, kwargs)
         except Unhashable as error:
@@ -109,7 +113,7 @@ class Cached:
         found = self._look(key.hex)
         if found is not None:
             return found
-        return self._once(key, args, kwargs)
+        return self._once(key, args, kwargs, track)
 
     def _plainly(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], key: Optional[str]) -> Outcome:
         began = time.perf_counter()
@@ -126,8 +130,8 @@ class Cached:
                 return None
             data, seconds = found.data, found.record.get("seconds", 0.0)
         try:
-            value, raised = container.unpack(data)
-            if raised:
+            value, head = container.unpack(data)
+            if head.get("raised"):
                 raise _Raised(value)
         except _Raised as kept:
             raise kept.error from None
@@ -140,12 +144,12 @@ class Cached:
                 )
             )
             return None
-        return Outcome(value, True, seconds, key)
+        return Outcome(value, True, seconds, key, head.get("track", ()))
 
     def _is_old(self, record: Dict[str, Any]) -> bool:
         return self._ttl is not None and record.get("made_unix_ms", 0) + self._ttl * 1000 <= store.unix_ms()
 
-    def _once(self, key: Key, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Outcome:
+    def _once(self, key: Key, args: Tuple[Any, ...], kwargs: Dict[str, Any], track: Any) -> Outcome:
         """Computes, unless another thread of this process, or anyone in the cluster, does so already."""
         mine = False
         other = flight.begin(key.hex)
@@ -165,7 +169,7 @@ class Cached:
             if found is not None:
                 kept = True
                 return found
-            outcome, kept = self._compute(key, args, kwargs, lease, has_daemon)
+            outcome, kept = self._compute(key, args, kwargs, lease, has_daemon, track)
             return outcome
         finally:
             if mine:
@@ -194,7 +198,13 @@ class Cached:
                 return None, "alone" in answer, None
 
     def _compute(
-        self, key: Key, args: Tuple[Any, ...], kwargs: Dict[str, Any], lease: Optional[str], has_daemon: bool
+        self,
+        key: Key,
+        args: Tuple[Any, ...],
+        kwargs: Dict[str, Any],
+        lease: Optional[str],
+        has_daemon: bool,
+        track: Optional[Callable[[], Any]],
     ) -> Tuple[Outcome, bool]:
         began = time.perf_counter()
         try:
@@ -206,18 +216,25 @@ class Cached:
                 _drop(key.hex, lease)
             raise
         seconds = time.perf_counter() - began
-        kept = self._keep(key, value, seconds, lease, has_daemon)
+        kept = self._keep(key, value, seconds, lease, has_daemon, track=track() if track is not None else ())
         if not kept:
             _drop(key.hex, lease)
         return Outcome(value, False, seconds, key.hex), kept
 
     def _keep(
-        self, key: Key, value: Any, seconds: float, lease: Optional[str], has_daemon: bool, raised: bool = False
+        self,
+        key: Key,
+        value: Any,
+        seconds: float,
+        lease: Optional[str],
+        has_daemon: bool,
+        raised: bool = False,
+        track: Sequence[Any] = (),
     ) -> bool:
         """Keeps a value; False, with a warning, where that cannot be. Nothing that goes wrong here ends the job."""
         parts = key.parts()
         try:
-            packed = container.pack(value, parts, raised, self._bytes_max)
+            packed = container.pack(value, parts, raised, self._bytes_max, track)
             digest = sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
             keeping.keep(self._record(key.hex, seconds), lease, digest, packed, has_daemon)
         except container.Unkept as error:
@@ -260,8 +277,8 @@ def cache(
     """Keeps what a function returns: whoever would compute the same finds it, in this process or in any other.
 
     What counts is the function's code with every function, class, closure, default and global of the project that it
-    reaches, its arguments by content, the versions of the packages that it reaches and Python's minor version. Comments,
-    formatting, names of directories and users do not count. Files count where they are named by a `pathlib.Path`, an
+    reaches, its arguments by content, the versions of the packages that it reaches and Python's minor version.
+    Comments, formatting, names of directories and users do not count. Files count where they are named by a `pathlib.Path`, an
     open file, a `File` or a `Directory`; plain texts are texts. What is reached through a name made at run time
     (``getattr(module, name)`` of a package, plug-ins, a subprocess) is not seen: name it in `depends_on`.
 
@@ -287,18 +304,26 @@ def cache(
         >>> square(4), square(number=4)
         (16, 16)
     """
-    options = {
-        "ttl": ttl,
-        "version": version,
-        "depends_on": (depends_on,) if isinstance(depends_on, str) else tuple(depends_on),
-        "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore),
-        "files": (files,) if isinstance(files, str) else tuple(files),
-        "cache_exceptions": cache_exceptions,
-        "max_bytes": max_bytes,
-    }
+    options = options_with(
+        ttl=ttl,
+        version=version,
+        depends_on=(depends_on,) if isinstance(depends_on, str) else tuple(depends_on),
+        ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore),
+        files=(files,) if isinstance(files, str) else tuple(files),
+        cache_exceptions=cache_exceptions,
+        max_bytes=max_bytes,
+    )
     if function is None:
         return lambda given: _decorated(given, options)
     return _decorated(function, options)
+
+
+def options_with(**given: Any) -> Dict[str, Any]:
+    """All options of `cache`, those not given at their defaults."""
+    options: Dict[str, Any] = {"ttl": None, "version": None, "depends_on": (), "ignore": (), "files": ()}
+    options.update(cache_exceptions=False, max_bytes=None)
+    options.update(given)
+    return options
 
 
 def _decorated(function: Any, options: Dict[str, Any]) -> Any:

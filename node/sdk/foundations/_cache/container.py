@@ -49,12 +49,17 @@ class Container:
 
 
 def pack(
-    value: Any, parts: Sequence[Sequence[str]], raised: bool = False, bytes_max: Optional[int] = None
+    value: Any,
+    parts: Sequence[Sequence[str]],
+    raised: bool = False,
+    bytes_max: Optional[int] = None,
+    track: Sequence[Any] = (),
 ) -> Container:
     """Writes a value down. Its buffers are not copied: it must not change until the container was written.
 
     :param parts: what the key was made of.
     :param raised: whether the value is an exception that was raised.
+    :param track: lines of the track file that belong to the value.
     :raises Unkept: it is a generator or the like, cannot be pickled, or takes more than `bytes_max`.
     """
     _check_kind(value)
@@ -72,7 +77,10 @@ def pack(
     total = len(data) + sum(view.nbytes for view in buffers)
     if bytes_max is not None and total > bytes_max:
         raise Unkept("it takes {} bytes, more than the {} that are kept".format(total, bytes_max))
-    return Container(_laid_out(data, buffers, parts, raised))
+    more: Dict[str, Any] = {"raised": True} if raised else {}
+    if track:
+        more["track"] = list(track)
+    return Container(_laid_out(data, buffers, parts, more))
 
 
 def _pickled(value: Any, out_of_band: Any, buffers: List[memoryview]) -> Tuple[bytes, List[memoryview]]:
@@ -100,10 +108,9 @@ def _check_kind(value: Any) -> None:
         raise Unkept("it is an iterator ({}), which can be used once only; return a list".format(kind.__qualname__))
 
 
-def _laid_out(data: bytes, buffers: List[memoryview], parts: Sequence[Sequence[str]], raised: bool) -> List[Any]:
+def _laid_out(data: bytes, buffers: List[memoryview], parts: Any, more: Dict[str, Any]) -> List[Any]:
     head: Dict[str, Any] = {"kind": KIND, "parts": [list(part) for part in parts], "pickle": [0, len(data)]}
-    if raised:
-        head["raised"] = True
+    head.update(more)
     # The offsets are part of the head whose length they depend on: there is room for the longest ones.
     head["buffers"] = [[1 << 62, view.nbytes] for view in buffers]
     start = _up(_PREFIX.size + len(_json(head)) + 20)
@@ -152,8 +159,8 @@ def head_of(data: memoryview) -> Dict[str, Any]:
     return head
 
 
-def unpack(data: memoryview) -> Tuple[Any, bool]:
-    """The value, and whether it was raised. Arrays in it share the memory of `data`, which should be writable.
+def unpack(data: memoryview) -> Tuple[Any, Dict[str, Any]]:
+    """The value, and the head (``raised``, ``track``). Arrays share the memory of `data`: it should be writable.
 
     :raises Damaged: the bytes are not a whole container.
     :raises Exception: whatever unpickling raises: a class that is gone, another version of a package.
@@ -162,10 +169,9 @@ def unpack(data: memoryview) -> Tuple[Any, bool]:
     try:
         body = _piece(data, head["pickle"])
         buffers = [_piece(data, place) for place in head["buffers"]]
-        raised = bool(head.get("raised"))
     except (KeyError, TypeError, ValueError):
         raise Damaged("its head lacks a word") from None
-    return pickle.loads(body, buffers=buffers), raised
+    return pickle.loads(body, buffers=buffers), head
 
 
 def _piece(data: memoryview, place: Sequence[int]) -> memoryview:

@@ -1,0 +1,5 @@
+"""Stages: functions whose calls make a graph first, which then runs as one job.
+
+Start with ``stage.py`` (what users hold), then ``run.py`` (how a graph runs), ``carry.py`` (how it gets into a job),
+``record.py`` (what is told of it) and ``results.py`` (how that is read).
+"""
