@@ -562,11 +562,10 @@ def call(function, arguments):
 class Table:
     """Runs mutations of one project with one tool, in a directory of its own."""
 
-    def __init__(self, root, project, tool=TOOL, python=sys.executable, env=None):
+    def __init__(self, root, project, tool=TOOL):
         self.root = root
         self.project = dict(project, **{"tool.py": tool})
-        self.python = python
-        self.env = env or {}
+        self.command = [sys.executable, "main.py"]
         self._numbers = itertools.count(1)
         self.home = os.path.join(root, "home")
 
@@ -580,6 +579,13 @@ class Table:
     def computes(self, mutation):
         """Whether the changed project computes; for `hit`, the value must be the first run's in any case."""
         return self._run(mutation)[0]
+
+    def values(self, lines):
+        """What a run printed as its result."""
+        return [line[len("VALUE ") :] for line in lines if line.startswith("VALUE ")]
+
+    def prepare(self, place, environment):
+        """What a tool needs before the run; nothing for most."""
 
     def _run(self, mutation):
         number = next(self._numbers)
@@ -595,10 +601,10 @@ class Table:
             PYTHONDONTWRITEBYTECODE="1",
         )
         environment.pop("FACTOR", None)
-        environment.update(self.env)
         environment.update(mutation.env)
+        self.prepare(place, environment)
         done = subprocess.run(
-            [self.python, "main.py"],
+            self.command,
             cwd=place,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -608,7 +614,7 @@ class Table:
             timeout=TIMEOUT_S,
         )
         lines = done.stdout.splitlines()
-        values = [line[len("VALUE ") :] for line in lines if line.startswith("VALUE ")]
+        values = self.values(lines)
         if done.returncode != 0 or len(values) != 1 or "computed without the cache" in done.stdout:
             raise AssertionError("{}: {}\n{}".format(mutation.name, done.stdout, done.stderr))
         return "RAN" in lines, values[0]

@@ -1,0 +1,239 @@
+"""What the cache costs, beside joblib's Memory and redun in the same run.
+
+    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install numpy joblib redun scikit-learn
+    /tmp/venv/bin/python node/sdk/benches/cache.py
+
+Goals: a local hit of a small value p50 0.1 ms and no slower than joblib's; a hit of a 100 MiB array no slower than
+joblib's; an 8 MB array argument in a quarter of joblib's time; 1,000 trivial stages, cold and all found, 20 times as
+fast as redun; of a pipeline of five stages whose last one changed, only that one runs. What is not installed is left
+out, with a line that says so. Times are medians; ours and theirs alternate.
+"""
+
+import importlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+SDK = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+os.environ["FOUNDATIONS_COMMAND_LINE"] = "True"
+sys.path.insert(0, SDK)
+
+STAGES = 1000
+
+
+def installed(name):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        print("{} is not installed: left out".format(name))
+        return None
+
+
+def median_ms(calls, rounds):
+    """The median of each call, in milliseconds; one after the other in each round."""
+    times = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, found in zip(calls, times):
+            began = time.perf_counter()
+            call()
+            found.append((time.perf_counter() - began) * 1000)
+    return [statistics.median(found) for found in times]
+
+
+def show(what, ours, goal, theirs=None, name="joblib"):
+    beside = "" if theirs is None else "{} {:10.3f} ms   ratio {:5.2f}".format(name, theirs, ours / theirs)
+    print("{:44} {:10.3f} ms   goal {:22} {}".format(what, ours, goal, beside), flush=True)
+
+
+def small(x):
+    return {"value": x}
+
+
+def large(size):
+    import numpy
+
+    return numpy.ones(size)
+
+
+def hits(directory, joblib, numpy):
+    import foundations
+
+    ours = foundations.cache(small)
+    calls = [lambda: ours(1)]
+    if joblib:
+        memory = joblib.Memory(directory, verbose=0)
+        theirs = memory.cache(small)
+        calls.append(lambda: theirs(1))
+    for call in calls:
+        call()
+    show("local hit, small value", *with_goal(median_ms(calls, 2000), "0.1 ms, joblib's"))
+    if not numpy:
+        return
+    size = 100 * (1 << 20) // 8
+    ours_large = foundations.cache(large)
+    calls = [lambda: ours_large(size)]
+    if joblib:
+        theirs_large = memory.cache(large)
+        calls.append(lambda: theirs_large(size))
+    for call in calls:
+        call()
+    show("hit of a 100 MiB array", *with_goal(median_ms(calls, 15), "joblib's"))
+    read = [lambda call=call: call().sum() for call in calls]
+    show("hit of a 100 MiB array, and all of it read", *with_goal(median_ms(read, 15), "joblib's"))
+
+
+def with_goal(times, goal):
+    return (times[0], goal, *times[1:])
+
+
+def argument(joblib, numpy):
+    from foundations._cache.walk import Walk
+
+    if not numpy:
+        return
+    array = numpy.random.default_rng(1).random(1_000_000)
+    calls = [lambda: Walk().digest(array, "array")]
+    if joblib:
+        calls.append(lambda: joblib.hash(array))
+    show("8 MB array argument hashed", *with_goal(median_ms(calls, 60), "1/4 of joblib's"))
+
+
+OURS = """
+import sys, time
+import foundations
+
+def step(x):
+    return x + 1
+
+stage = foundations.create_stage(step)
+total = foundations.create_stage(sum)
+began = time.perf_counter()
+print(total([stage(number) for number in range({stages})]).enable_caching().run_same_process())
+print((time.perf_counter() - began) * 1000)
+"""
+
+REDUN = """
+import logging, os, time
+logging.disable(logging.CRITICAL)
+from redun import Scheduler, task
+from redun.config import Config
+
+redun_namespace = "bench"
+
+@task()
+def step(x):
+    return x + 1
+
+@task()
+def total(values):
+    return sum(values)
+
+@task(cache=False)
+def main():
+    return total([step(number) for number in range({stages})])
+
+scheduler = Scheduler(config=Config({{"backend": {{"db_uri": "sqlite:///" + os.environ["REDUN_DB"]}}}}))
+scheduler.load()
+began = time.perf_counter()
+print(scheduler.run(main()))
+print((time.perf_counter() - began) * 1000)
+"""
+
+
+def script(directory, name, text):
+    """Runs a script in a process of its own; its last line is the milliseconds that count."""
+    path = os.path.join(directory, name)
+    with open(path, "w") as file:
+        file.write(text)
+    environment = dict(os.environ, PYTHONPATH=SDK, REDUN_DB=os.path.join(directory, "redun.db"))
+    done = subprocess.run([sys.executable, path], env=environment, cwd=directory, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode().split("\n")[:-1]
+
+
+def graphs(directory, redun):
+    expected = str(sum(range(STAGES)) + STAGES)
+    times = {}
+    for what in ("cold", "all found"):
+        for name, text in (("ours", OURS), ("redun", REDUN)):
+            if name == "redun" and not redun:
+                continue
+            lines = script(directory, name + "_graph.py", text.format(stages=STAGES))
+            if lines[-2] != expected:
+                sys.exit("{} gave {}, {} expected".format(name, lines[-2], expected))
+            times[name] = float(lines[-1])
+        show(
+            "{:,} trivial stages, {}".format(STAGES, what),
+            times["ours"],
+            "1/20 of redun's",
+            times.get("redun"),
+            "redun ",
+        )
+
+
+PIPELINE = """
+import os, sys, time
+import foundations
+from sklearn.datasets import make_classification
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+def load(size):
+    print("ran load")
+    return make_classification(size, 20, random_state=0)
+
+def split(data):
+    print("ran split")
+    return train_test_split(*data, random_state=0)
+
+def scale(parts):
+    print("ran scale")
+    scaler = StandardScaler().fit(parts[0])
+    return scaler.transform(parts[0]), scaler.transform(parts[1]), parts[2], parts[3]
+
+def train(parts):
+    print("ran train")
+    return RandomForestClassifier(200, random_state=0).fit(parts[0], parts[2])
+
+def score(model, parts):
+    print("ran score")
+    return round(model.score(parts[1], parts[3]), {digits})
+
+began = time.perf_counter()
+stages = [foundations.create_stage(one) for one in (load, split, scale, train, score)]
+parts = stages[2](stages[1](stages[0](8000)))
+stages[4](stages[3](parts), parts).enable_caching().run_same_process()
+print((time.perf_counter() - began) * 1000)
+"""
+
+
+def pipeline(directory):
+    times, ran = [], []
+    for digits in (3, 3, 4):
+        lines = script(directory, "pipeline.py", PIPELINE.format(digits=digits))
+        times.append(float(lines[-1]))
+        ran.append([line[4:] for line in lines if line.startswith("ran ")])
+    show("pipeline of five stages, cold", times[0], "")
+    show("pipeline, nothing changed", times[1], "")
+    show("pipeline, last stage changed", times[2], "only that one runs")
+    print("{:44} {}, then {}, then {}".format("stages that ran", *(" ".join(one) or "none" for one in ran)))
+    if ran != [["load", "split", "scale", "train", "score"], [], ["score"]]:
+        sys.exit("other stages ran than should have")
+
+
+def main():
+    joblib, numpy, redun, sklearn = map(installed, ("joblib", "numpy", "redun", "sklearn"))
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["FNODE_HOME"] = os.path.join(directory, "home")
+        hits(os.path.join(directory, "joblib"), joblib, numpy)
+        argument(joblib, numpy)
+        graphs(directory, redun)
+        if sklearn:
+            pipeline(directory)
+
+
+if __name__ == "__main__":
+    main()
