@@ -5,7 +5,8 @@
 
 A tool is STALE where it found a result that may differ, `needless` where it computed one that cannot, and `-` where the
 mutation is about something that it does not have. What is not installed is left out, with a line that says so. DVC is
-given every source and data file of the project as a dependency, as its manual asks for.
+given every source and data file of the project as a dependency, as its manual asks for. Every change is made in the
+same directory, as a user edits, but for the one that moves it.
 """
 
 import importlib.util
@@ -72,7 +73,7 @@ class Dvc(Table):
     """The project as one stage of DVC; its lock file and cache are those of the run before."""
 
     def __init__(self, root, project):
-        super().__init__(root, project, PLAIN)
+        super().__init__(root, project, PLAIN, in_place=True)
         self._lock = os.path.join(root, "dvc.lock")
         self._sources = sorted(name for name in project if not name.startswith("site-packages"))
         self.command = [sys.executable, "-m", "dvc", "repro"]
@@ -105,10 +106,10 @@ class Dvc(Table):
 
 def tools():
     """(name, how a table of it is made, what it does not have)."""
-    found = [("fnode", lambda root, project: Table(root, project), ())]
+    found = [("fnode", lambda root, project: Table(root, project, in_place=True), ())]
     others = (
-        ("joblib", "joblib", lambda root, project: Table(root, project, JOBLIB), ("python", "version")),
-        ("redun", "redun", lambda root, project: Table(root, project, REDUN), ("python", "version")),
+        ("joblib", "joblib", lambda root, project: Table(root, project, JOBLIB, in_place=True), ("python", "version")),
+        ("redun", "redun", lambda root, project: Table(root, project, REDUN, in_place=True), ("python", "version")),
         ("DVC", "dvc", Dvc, ("python", "version")),
     )
     for name, module, make, lacks in others:

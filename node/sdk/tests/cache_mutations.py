@@ -560,11 +560,15 @@ def call(function, arguments):
 
 
 class Table:
-    """Runs mutations of one project with one tool, in a directory of its own."""
+    """Runs mutations of one project with one tool, below a directory of its own.
 
-    def __init__(self, root, project, tool=TOOL):
+    `in_place`: all in the same directory, one after the other, as a user edits; else each in a checkout of its own.
+    """
+
+    def __init__(self, root, project, tool=TOOL, in_place=False):
         self.root = root
         self.project = dict(project, **{"tool.py": tool})
+        self._in_place = in_place
         self.command = [sys.executable, "main.py"]
         self._numbers = itertools.count(1)
         self.home = os.path.join(root, "home")
@@ -589,7 +593,9 @@ class Table:
 
     def _run(self, mutation):
         number = next(self._numbers)
-        place = os.path.join(self.root, "run-{}".format(number), mutation.moved or "project")
+        run = "run" if self._in_place else "run-{}".format(number)
+        place = os.path.join(self.root, run, mutation.moved or "project")
+        shutil.rmtree(place, ignore_errors=True)
         self._write(place, mutation)
         environment = dict(
             {key: value for key, value in os.environ.items() if not key.startswith(("FNODE_", "FOUNDATIONS_"))},

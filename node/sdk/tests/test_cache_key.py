@@ -72,6 +72,8 @@ BUFFER = bytearray(b"abc")
 ARRAY = None if numpy is None else numpy.arange(6.0)
 FRAME = None if pandas is None else pandas.DataFrame({"a": [1, 2], "b": ["x", None]})
 PATH = pathlib.Path("data.txt")
+HERE = pathlib.Path(".")
+AROUND = pathlib.Path(__file__).parent
 
 
 def with_default(x, y=1, *, z=2):
@@ -310,6 +312,17 @@ class Values(support.Case):
         with open("one/a/x.txt", "w") as written, self.assertRaisesRegex(Unhashable, "is written to"):
             digest(written)
 
+    def test_the_working_directory_counts_as_an_argument_and_is_a_place_as_a_global(self):
+        self.write("x.txt", "1")
+        here, around = Keys(lambda: HERE, None, (), (), ()), Keys(lambda: AROUND, None, (), (), ())
+        before = digest(pathlib.Path(".")), here.of((), {}).hex
+        began = around.of((), {}).hex
+        self.write("x.txt", "2")
+        self.write("__pycache__/y.pyc", "")
+        after = digest(pathlib.Path(".")), here.of((), {}).hex
+        self.assertNotEqual(before[0], after[0])
+        self.assertEqual((before[1], began), (after[1], around.of((), {}).hex))
+
     def test_a_file_that_changed_within_its_clock_s_tick_is_read_again(self):
         name = self.write("x.txt", "1")
         times = os.stat(name).st_mtime_ns
@@ -401,6 +414,16 @@ class Code(support.Case):
         inside = "def f(x):\n    y = x[0]\n    try:\n        z = {1, 'a'}\n    except KeyError:\n        y = 2\n    return y, 1.0"
         found.add(bytecode.digest(self.code_of(inside)))
         self.assertEqual(len(found), 7)
+
+    def test_combined_instructions_of_newer_pythons_are_understood(self):
+        def names(opname, argval):
+            return bytecode._names(types.SimpleNamespace(opname=opname, argval=argval))
+
+        self.assertEqual(names("LOAD_FAST", "a"), ("a",))
+        self.assertEqual(names("LOAD_FAST_BORROW_LOAD_FAST_BORROW", ("a", "b")), ("a", "b"))
+        self.assertEqual(names("STORE_FAST_LOAD_FAST", ("a", "b")), ("b",))
+        self.assertEqual((names("STORE_FAST_STORE_FAST", ("a", "b")), names("STORE_FAST", "a")), ((), ()))
+        self.assertEqual((names("LOAD_GLOBAL", "a"), names("LOAD_FROM_DICT_OR_DEREF", "a")), ((), ("a",)))
 
     def test_imports_in_a_body_are_followed_to_what_is_used(self):
         text = (

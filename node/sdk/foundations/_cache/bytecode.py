@@ -195,9 +195,11 @@ def _collect(code: CodeType, modules: Dict[str, Set[Tuple[str, int, Tuple[str, .
             if step.argval in known:
                 _read_import(known[step.argval], _chain(steps, position), found)
             found.names.add((step.argval, *_chain(steps, position)))
-        elif step.opname.startswith("LOAD_") and _names(step):
-            for name in _names(step):
-                chain = _chain(steps, position) if isinstance(step.argval, str) else ()
+        elif _names(step):
+            loaded = _names(step)
+            for at, name in enumerate(loaded):
+                # Of two that one instruction loads, attributes follow the last.
+                chain = _chain(steps, position) if at == len(loaded) - 1 else ()
                 if name in known:
                     _read_import(known[name], chain, found)
                 elif name in code.co_freevars and name not in own:
@@ -210,10 +212,13 @@ def _collect(code: CodeType, modules: Dict[str, Set[Tuple[str, int, Tuple[str, .
 
 
 def _names(step: Any) -> Tuple[str, ...]:
-    """The variables that a LOAD_FAST, LOAD_DEREF or one of their combined forms reads."""
-    if "FAST" not in step.opname and "DEREF" not in step.opname and "CLOSURE" not in step.opname:
+    """The variables that a LOAD_FAST, a LOAD_DEREF or one of their combined forms (since 3.13) reads."""
+    name = step.opname
+    if "FAST" not in name and "DEREF" not in name and "CLOSURE" not in name or "LOAD_" not in name:
         return ()
-    return (step.argval,) if isinstance(step.argval, str) else tuple(step.argval or ())
+    variables = (step.argval,) if isinstance(step.argval, str) else tuple(step.argval or ())
+    # STORE_FAST_LOAD_FAST stores its first.
+    return variables[1:] if name.startswith("STORE_") else variables
 
 
 def _chain(steps: List[Any], position: int) -> Tuple[str, ...]:

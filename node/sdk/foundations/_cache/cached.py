@@ -55,7 +55,8 @@ class Cached:
 
     def __init__(self, function: Callable[..., Any], options: Dict[str, Any]) -> None:
         _check(function)
-        functools.update_wrapper(self, function)
+        # Not the function's own attributes: they could be named as these methods are.
+        functools.update_wrapper(self, function, updated=())
         self.__wrapped__: Callable[..., Any] = function
         self._options = options
         self._ttl: Optional[float] = options["ttl"]
@@ -68,6 +69,11 @@ class Cached:
 
     def __get__(self, instance: Any, owner: Optional[type] = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
 
     def __repr__(self) -> str:
         return "<cached {}>".format(self._keys.name)
@@ -100,6 +106,8 @@ class Cached:
 
     def run(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], track: Optional[Callable[[], Any]] = None) -> Outcome:
         """A call, with what came of it. `track` tells what the function has tracked, to be kept with its value."""
+        if os.environ.get("FNODE_CACHE") == "off":
+            return self._plainly(args, kwargs, None)
         try:
             key = self._keys.of(args, kwargs)
         except Unhashable as error:
@@ -107,8 +115,6 @@ class Cached:
             return self._plainly(args, kwargs, None)
         except Misfit:
             # Python itself says best what is wrong.
-            return self._plainly(args, kwargs, None)
-        if os.environ.get("FNODE_CACHE") == "off":
             return self._plainly(args, kwargs, None)
         found = self._look(key.hex)
         if found is not None:
@@ -278,11 +284,12 @@ def cache(
 
     What counts is the function's code with every function, class, closure, default and global of the project that it
     reaches, its arguments by content, the versions of the packages that it reaches and Python's minor version.
-    Comments, formatting, names of directories and users do not count. Files count where they are named by a `pathlib.Path`, an
-    open file, a `File` or a `Directory`; plain texts are texts. What is reached through a name made at run time
-    (``getattr(module, name)`` of a package, plug-ins, a subprocess) is not seen: name it in `depends_on`.
+    Comments, formatting, names of directories and users do not count. Files count where an argument or a global names
+    them by a `pathlib.Path`, an open file, a `File` or a `Directory`; plain texts are texts. What is reached by a name
+    made at run time (``getattr(package, name)``, plug-ins, another program, ``open("data.csv")``) is not seen: name it
+    in `depends_on`.
 
-    What has no content (a lock, a generator, a connection) is said once, and the function runs as without the cache.
+    What has no content (a generator, a connection) is said once, and the function runs as without the cache.
 
     :param function: what is kept; a method's object counts by its class and state. Use with or without arguments.
     :param ttl: seconds after which a value is computed again.

@@ -108,7 +108,7 @@ def digest(thing: Any) -> Known:
         return known
     from .walk import Walk
 
-    walk = Walk(of_code=True)
+    walk = Walk(of_code=True, file=file_of(thing))
     known = Known(thing, walk.digest(thing, getattr(thing, "__qualname__", repr(thing))), walk)
     # A closure is usually made for one call, and holds what should not live longer.
     if not getattr(thing, "__closure__", None):
@@ -116,6 +116,16 @@ def digest(thing: Any) -> Known:
             _memo.clear()
         _memo[id(thing)] = known
     return known
+
+
+def file_of(thing: Any) -> str:
+    """The file that a function or a class is from; empty: none."""
+    import sys
+
+    found = getattr(thing, "__code__", None)
+    if found is not None:
+        return found.co_filename if not found.co_filename.startswith("<") else ""
+    return getattr(sys.modules.get(getattr(thing, "__module__", "")), "__file__", None) or ""
 
 
 def _of_package_function(function: Any, package: str, name: str, walk: Walk) -> Node:

@@ -80,7 +80,7 @@ def of_path(path: Any, walk: Walk) -> Node:
     except OSError:
         return Node(b"no file", [text])
     if stat.S_ISDIR(info.st_mode):
-        place = _place_of_code(text, path)
+        place = _place_of_code(text, path, walk)
         return place if place is not None else Node(b"directory " + _directory_digest(text))
     if not stat.S_ISREG(info.st_mode):
         return Node(b"special file", [text])
@@ -88,14 +88,14 @@ def of_path(path: Any, walk: Walk) -> Node:
     return Node(b"file " + os.path.basename(text).encode("utf-8", "surrogateescape") + b" " + file_digest(text))
 
 
-def _place_of_code(text: str, path: Any) -> Optional[Node]:
-    """A directory that holds the working directory is where the project lies, no data: its files are the code's."""
-    if isinstance(path, File):
+def _place_of_code(text: str, path: Any, walk: Walk) -> Optional[Node]:
+    """A global that names a directory around the code, or around the working directory, is a place and no data."""
+    if not walk.of_code or isinstance(path, File):
         return None
     whole = os.path.realpath(text)
-    here = os.path.realpath(os.getcwd())
-    if here == whole or here.startswith(whole.rstrip(os.sep) + os.sep):
-        return Node(b"place above " + os.path.relpath(here, whole).encode("utf-8", "surrogateescape"))
+    for inside in (os.path.realpath(walk.file) if walk.file else "", os.path.realpath(os.getcwd())):
+        if inside == whole or inside.startswith(whole.rstrip(os.sep) + os.sep):
+            return Node(b"place above " + os.path.relpath(inside, whole).encode("utf-8", "surrogateescape"))
     return None
 
 
@@ -136,7 +136,8 @@ def _directory_digest(root: str) -> bytes:
     """All files below a directory by relative name and content, sorted; links are followed to files alone."""
     entries: List[Tuple[bytes, bytes]] = []
     for folder, folders, names in os.walk(root, onerror=_raise):
-        folders.sort()
+        # Importing a module writes there.
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
         for name in names:
             path = os.path.join(folder, name)
             relative = os.path.relpath(path, root).encode("utf-8", "surrogateescape")

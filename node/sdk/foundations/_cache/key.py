@@ -122,7 +122,7 @@ class Keys:
         known = self._known
         if known is not None and known.watches.hold():
             return known
-        walk = Walk(of_code=True)
+        walk = Walk(of_code=True, file=code.file_of(self.function))
         root: Any = self.function
         if type(root) is types.FunctionType:
             root = code.describe_function(root, walk, with_defaults=False)

@@ -198,7 +198,7 @@ def _wrapper_of(kind: type, wrapped: Any) -> None:
 
 def _visible(kind: type, state: Any) -> Any:
     """The state without what `functools.cached_property` has put into it: that follows from the rest."""
-    if state == {} and type(state) is dict:
+    if type(state) is dict and not state:
         return None
     if type(state) is not dict:
         if type(state) is tuple and len(state) == 2 and type(state[0]) is dict:

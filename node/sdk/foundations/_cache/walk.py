@@ -34,8 +34,10 @@ class Walk:
     In a walk over a value, code is a leaf whose digest is kept between calls.
     """
 
-    def __init__(self, of_code: bool = False) -> None:
+    def __init__(self, of_code: bool = False, file: str = "") -> None:
         self.of_code = of_code
+        # The file that the root is from: directories around it are where the project lies, no data.
+        self.file = file
         self.packages: Set[str] = set()
         self.watches = Watches()
         # Whether the thing being described is below one that is looked at as a whole.
