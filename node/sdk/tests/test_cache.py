@@ -201,6 +201,14 @@ class Values(Cached):
             self.assertEqual([work(1), work(1)], [(1, 1), (1, 1)])
         self.assertIn("is not kept", lines[0])
 
+    def test_a_data_directory_that_cannot_be_made(self):
+        os.environ["FNODE_HOME"] = self.write("no-directory", "") + "/home"
+        work = self.counted()
+        with self.printed() as lines:
+            self.assertEqual([work(1), work(1)], [(1, 1), (1, 1)])
+            work.forget(1)
+        self.assertIn("is not kept: [Errno 20] Not a directory", lines[0])
+
     def test_a_hit_touches_its_record_at_most_once_a_minute(self):
         work = self.counted()
         work(1)

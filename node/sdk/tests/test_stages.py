@@ -198,6 +198,13 @@ class Caching(Case):
             self.assertEqual([entry["value"] for entry in run["stages"][1]["log"]], [12])
         self.assertEqual(RAN, ["load", "train"])
 
+    def test_a_function_with_a_cache_of_its_own_is_told_too(self):
+        (stage_function,) = self.stages(foundations.cache(load))
+        for hit in (False, True):
+            with tracked_job() as job:
+                stage_function(3).run()
+                self.assertEqual([one["hit"] for one in self.told(job)[0]["stages"]], [hit])
+
     def told(self, job):
         with open(job.artifacts["foundations_stages.json"]) as file:
             return json.load(file)["runs"]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Raised = Union[bool, Type[BaseException], Tuple[Type[BaseException], ...]]
 
+# Where calls outside of jobs belong.
+DEFAULT_PROJECT = "default"
 # Milliseconds that the daemon lets one question wait before it tells who computes.
 _WAIT_MS = 30_000
 # Largest value that is kept unless told otherwise.
@@ -183,7 +185,8 @@ class Cached:
 
     def _ask(self, key: str) -> Tuple[Optional[str], bool, Optional[Outcome]]:
         """Asks the daemon: (lease, whether there is a daemon, the value if somebody had it)."""
-        word = {"key": key, "function": self._keys.name, "project": _context.project_name(), "wait_ms": _WAIT_MS}
+        project = _context.project_name() or DEFAULT_PROJECT
+        word = {"key": key, "function": self._keys.name, "project": project, "wait_ms": _WAIT_MS}
         hits = 0
         while True:
             try:
@@ -259,7 +262,7 @@ class Cached:
             "made_unix_ms": now,
             "seconds": round(seconds, 6),
             "user": _context.user_name(),
-            "project": _context.project_name() or "default",
+            "project": _context.project_name() or DEFAULT_PROJECT,
             "node": os.environ.get("FNODE_NODE"),
             "expires_unix_ms": None if self._ttl is None else now + int(self._ttl * 1000),
         }

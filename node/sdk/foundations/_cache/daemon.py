@@ -135,7 +135,10 @@ def connection() -> Connection:
     :raises Lost: no daemon listens, or it has no cache yet.
     """
     global _connection, _path
-    path = os.path.join(os.path.dirname(store.directory()), "cache.sock")
+    try:
+        path = os.path.join(os.path.dirname(store.directory()), "cache.sock")
+    except OSError as error:
+        raise Lost(str(error)) from None
     with _lock:
         if _connection is not None and not _connection.broken and _path == path:
             return _connection

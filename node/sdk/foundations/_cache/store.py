@@ -28,7 +28,10 @@ _dir: Optional[Tuple[Optional[str], int, str]] = None
 
 
 def directory() -> str:
-    """The cache's directory, made if need be; looked for once per process and data directory."""
+    """The cache's directory, made if need be; looked for once per process and data directory.
+
+    :raises OSError: it cannot be made.
+    """
     global _dir
     named = os.environ.get("FNODE_HOME")
     if _dir is not None and _dir[0] == named and _dir[1] == os.getpid():
@@ -59,8 +62,8 @@ class Found:
 
 def read(key: str) -> Optional[Found]:
     """The value of a key on this machine; None: it is not there, has expired, or is damaged."""
-    path = record_path(key)
     try:
+        path = record_path(key)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
@@ -181,7 +184,10 @@ def incoming(container: Container) -> str:
 
 def remove(key: str) -> None:
     """Removes a value from this machine."""
-    path = record_path(key)
+    try:
+        path = record_path(key)
+    except OSError:
+        return
     for name in (path, path + ".value"):
         try:
             os.unlink(name)

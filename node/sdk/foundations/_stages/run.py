@@ -89,7 +89,7 @@ class Run:
             entry["log"] = tracked.log()
             raise
         entry.update(state="completed", seconds=time.perf_counter() - began, meta_data=context.meta_data)
-        if stage._caching and stage._kind == "call":
+        if _asks_cache(stage):
             entry.update(hit=outcome.hit, key=outcome.key, saved_seconds=outcome.seconds if outcome.hit else 0.0)
             if outcome.hit:
                 tracked.replay(outcome.track)
@@ -110,16 +110,24 @@ class Run:
         aware = is_context_aware(function)
         if aware:
             args = [context, *args]
-        if not stage._caching or stage._kind != "call":
+        if not _asks_cache(stage):
             return Outcome(function(*args, **kwargs), False, 0.0, None)
         if isinstance(function, Cached):
-            return function.run(tuple(args), kwargs)
+            return function.run(tuple(args), kwargs, tracked.lines)
         return _cached(function, stage._cache_name, aware).run(tuple(args), kwargs, tracked.lines)
 
     def _result(self, wanted: Any) -> Any:
         if isinstance(wanted, Stage):
             return self._results[wanted.uuid()]
         return self.params[wanted]
+
+
+def _asks_cache(stage: Stage) -> bool:
+    """Whether the stage's result may be found: it was told so, or its function has a cache of its own."""
+    from .._cache.cached import Cached
+
+    # What `stage[k]` and the like do takes no time.
+    return stage._kind == "call" and (stage._caching or isinstance(stage._function, Cached))
 
 
 _wrapped: Dict[Any, Any] = {}
