@@ -292,6 +292,17 @@ class Values(support.Case):
         third.append([third, 1])
         self.assertNotEqual(digest(first), digest(third))
 
+    def test_a_long_chain_that_can_be_walked_both_ways(self):
+        def chain(length, last):
+            nodes = [Plain(None) for _ in range(length)]
+            for before, after in zip(nodes, nodes[1:]):
+                before.next, after.before = after, before
+            nodes[-1].a = last
+            return nodes[0]
+
+        self.assertEqual(digest(chain(2000, 1)), digest(chain(2000, 1)))
+        self.check_distinct([chain(2000, 1), chain(2000, 2), chain(2001, 1), chain(20, 1), chain(20, 2)])
+
     def test_files_count_by_name_and_content_and_directories_by_what_is_in_them(self):
         for name in ("one/a/x.txt", "two/a/x.txt", "two/a/y.txt"):
             self.write(name, "content")

@@ -77,7 +77,12 @@ def reads(code: CodeType) -> Reads:
 def _written_down(code: CodeType) -> bytes:
     hasher = sha256(b"code")
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + 2]
-    shape = (code.co_name, code.co_argcount, getattr(code, "co_posonlyargcount", 0), code.co_kwonlyargcount)
+    shape: Tuple[Any, ...] = (
+        code.co_name,
+        code.co_argcount,
+        getattr(code, "co_posonlyargcount", 0),
+        code.co_kwonlyargcount,
+    )
     shape += (code.co_flags & _FLAGS, names, code.co_freevars, code.co_cellvars)
     hasher.update(repr(shape).encode("utf-8", "surrogatepass"))
     kept = [step for step in dis.get_instructions(code) if step.opname not in _SKIPPED]

@@ -139,7 +139,8 @@ def _of_package_function(function: Any, package: str, name: str, walk: Walk) -> 
         if not walk.covered:
             walk.watches.check(_same_items(dict(function.registry), function))
         return Node(head + b" dispatch", [dict(function.registry)], names=[".registry"])
-    parts, names = [], []
+    parts: List[Any] = []
+    names: List[str] = []
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__):
         content = cell_content(cell) if walk.covered else walk.watches.cell(cell)
         _add(names, parts, variable, content, [()], walk)

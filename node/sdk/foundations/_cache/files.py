@@ -147,8 +147,8 @@ def _directory_digest(root: str) -> bytes:
                 entries.append((relative, file_digest(path)))
         for name in folders:
             if not os.listdir(os.path.join(folder, name)):
-                relative = os.path.relpath(os.path.join(folder, name), root)
-                entries.append((relative.encode("utf-8", "surrogateescape") + b"/", b""))
+                empty = os.path.relpath(os.path.join(folder, name), root)
+                entries.append((empty.encode("utf-8", "surrogateescape") + b"/", b""))
     hasher = sha256(b"directory")
     for relative, content in sorted(entries):
         hasher.update(b"%x:%b%x:%b" % (len(relative), relative, len(content), content))

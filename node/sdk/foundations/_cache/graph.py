@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     Part = Union[bytes, int]
 
 _EMPTY = ()
+# Hashes that one circle may take by refining; a long chain that can be walked both ways would take the square of its
+# length.
+_REFINING_MAX = 200_000
+
+
+class Entangled(Exception):
+    """A circle too large to be told apart, because parts of it are in no order."""
 
 
 class Node:
@@ -81,7 +88,12 @@ def _refine(nodes: List[Placed], component: List[int], found: List[bytes]) -> No
     """Digests of nodes that reach each other."""
     now = dict.fromkeys(component, b"circle")
     classes = 0
+    budget = _REFINING_MAX
     while True:
+        budget -= len(component)
+        if budget < 0:
+            _write_out(nodes, component, found)
+            return
         view = _Overlay(found, now)
         after = {index: _hash(nodes[index], view) for index in component}
         count = len(set(after.values()))
@@ -93,6 +105,38 @@ def _refine(nodes: List[Placed], component: List[int], found: List[bytes]) -> No
     steps = b"".join(sorted({now[index] + after[index] for index in component}))
     for index in component:
         found[index] = sha256(b"circle" + after[index] + steps).digest()
+
+
+def _write_out(nodes: List[Placed], component: List[int], found: List[bytes]) -> None:
+    """Digests of a large circle's entries, each by writing the circle down from there with its nodes numbered.
+
+    Here sharing counts: two equal nodes are not one. A circle that is made the same way is written the same way.
+    """
+    inside = set(component)
+    entries = {0} & inside
+    for index, node in enumerate(nodes):
+        if index not in inside:
+            entries.update(edge for edge in _edges(node) if edge in inside)
+    for entry in entries:
+        numbers = {entry: 0}
+        order = [entry]
+        hasher = sha256(b"written")
+        for index in order:
+            node = nodes[index]
+            if node.unordered:
+                raise Entangled
+            hasher.update(b"%x:%b%x," % (len(node.head), node.head, len(node.ordered)))
+            for part in node.ordered:
+                if type(part) is bytes:
+                    hasher.update(part)
+                elif part not in inside:
+                    hasher.update(b"d" + found[part])
+                else:
+                    if part not in numbers:
+                        numbers[part] = len(order)
+                        order.append(part)
+                    hasher.update(b"n%x;" % numbers[part])
+        found[entry] = hasher.digest()
 
 
 class _Overlay:

@@ -65,7 +65,10 @@ class Walk:
             self.covered = node.covered
             placed.ordered = [self._enter(child, index, at) for at, child in enumerate(node.ordered)]
             placed.unordered = [self._enter(child, index, -1) for child in node.unordered]
-        found = graph.digests(self._nodes)
+        try:
+            found = graph.digests(self._nodes)
+        except graph.Entangled:
+            raise Unhashable("{} holds thousands of things that all refer to each other".format(name)) from None
         for index, placed in enumerate(self._nodes):
             if placed.label is not None:
                 # A function's own code alone, so that `why` names it and not all that call it; a value as a whole.

@@ -13,7 +13,7 @@ from .stage import Stage, fill, in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Callable, Dict, List, Optional, Sequence
 
     from .._cache.cached import Outcome
     from .._jobs import Deployment
@@ -180,7 +180,7 @@ class _Tracked:
                 found.append(word)
         return found
 
-    def replay(self, lines: List[List[Any]]) -> None:
+    def replay(self, lines: Sequence[List[Any]]) -> None:
         """Tracks again what the stage tracked when it was computed: a found result has its metrics, too."""
         import json
 
