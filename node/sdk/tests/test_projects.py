@@ -113,6 +113,34 @@ class Projects(support.Case):
             self.skipTest("the daemon does not track yet: metrics were not looked at")
         self.assertEqual(job.get_metric("score"), 22.5)
 
+    def test_a_job_finds_what_another_job_and_a_script_have_computed(self):
+        self.project("v1_stages")
+        text = self.read("v1_stages", "project_code", "driver.py").replace("score.run(", "score.enable_caching().run(")
+        self.write("v1_stages/project_code/driver.py", text)
+        used = []
+        for rate in ("0.5", "0.5", "0.25"):
+            self.write("v1_stages/project_code/driver.py", text.replace("0.5", rate))
+            with self.printed():
+                job = foundations.deploy(env="local", entrypoint="project_code.driver")
+            self.assertEqual(job.get_job_status(), "completed", job.get_job_logs())
+            if not self.tracks():
+                self.skipTest("the daemon does not track yet: hits and misses were not looked at")
+            contexts = job.fetch_job_results()["stage_contexts"].values()
+            used.append([one["used_cache"] for one in contexts])
+            self.assertEqual(job.get_metric("score"), 45 * float(rate))
+        self.assertEqual(used, [[False, False], [True, True], [True, False]])
+        # By hand, from another directory, with a comment more.
+        shutil.copytree(self.path("v1_stages"), self.path("elsewhere"))
+        model = self.read("elsewhere", "project_code", "model.py")
+        self.write("elsewhere/project_code/model.py", "# A comment.\n" + model)
+        self.write(
+            "elsewhere/check.py",
+            "import foundations\nfrom project_code import model\nload = foundations.cache(model.load)\n"
+            "print(load.run((10,), {}).hit, load.run((11,), {}).hit)\n",
+        )
+        os.chdir(self.path("elsewhere"))
+        self.assertEqual(self.run_script("check.py"), ["True False"])
+
     def test_deploy(self):
         self.project("v2_deploy")
         words = self.run_script("deploy.py")[-1].split()
