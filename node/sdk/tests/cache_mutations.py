@@ -92,9 +92,46 @@ def remembered(x):
     return x * 3
 
 
-def counted(x):
-    counted.calls = 0
+def times(factor):
+    def decorate(function):
+        return lambda x: function(x) * factor
+
+    return decorate
+
+
+@times(5)
+def multiplied(x):
     return x
+
+
+def generated(x):
+    yield from (y + SHIFT for y in range(x))
+
+
+def by_text(x):
+    return importlib.import_module("plugins.one").run(x)
+
+
+def nested(x):
+    class Inner:
+        offset = INNER
+
+        def value(self):
+            return x + self.offset
+
+    return [Inner().value() for _ in range(2)]
+
+
+def attempted(x):
+    try:
+        import missing_module as late_module
+    except ImportError:
+        import late2 as late_module
+    return late_module.run(x)
+
+
+SHIFT = 2
+INNER = 3
 
 
 @cached(depends_on=["FACTOR"])
@@ -111,6 +148,8 @@ def work(rows, path, model, options, tags, seed=0, extra=None):
     total += STAR + TABLE["b"][0] + late.late(1) + parsers.text.length("x") + len(fakepkg.name())
     total += int(os.environ.get("FACTOR", "1")) + options["a"] + len(tags)
     total += sum(step(1) for step in helpers.STEPS)
+    total += multiplied(2) + sum(generated(3)) + by_text(1) + sum(nested(1)) + attempted(1)
+    total += models.Mixed().order() + models.Described().field + models.Meta.made + sum(models.Sized(2)) + models.byname(1)
     if total > 10**9 or "nothing" in options:
         total = 0
     return total + len(Path(path).read_text())
@@ -179,10 +218,6 @@ class Base:
         return x + self.bias
 
 
-class Unrelated:
-    x = 1
-
-
 class Model(Base):
     scale = 2
 
@@ -216,9 +251,68 @@ class Point:
     y: int = 5
 
 
+class Left:
+    def order(self):
+        return 1
+
+
+class Right:
+    def order(self):
+        return 2
+
+
+class Mixed(Left, Right):
+    pass
+
+
+class Descriptor:
+    def __get__(self, instance, owner):
+        return 4
+
+
+class Described:
+    field = Descriptor()
+
+
+class MetaClass(type):
+    @property
+    def made(cls):
+        return 5
+
+
+class Meta(metaclass=MetaClass):
+    pass
+
+
+def doubled(cls):
+    cls.__iter__ = lambda self: iter([self.n, self.n])
+    return cls
+
+
+@doubled
+class Sized:
+    __slots__ = ("n",)
+
+    def __init__(self, n):
+        self.n = n
+
+
+def _named(x):
+    return x
+
+
+def byname(x):
+    return globals()["_named"](x)
+
+
 Pair = namedtuple("Pair", "a b", defaults=[2])
 """,
+    "other_models.py": "class Base:\n    x = 0\n\n\nclass Unrelated(Base):\n    x = 1\n",
     "settings.py": """\
+from other_models import Base as Other
+from other_models import Unrelated
+
+
 class Settings:
     def __init__(self, rate):
         self.rate = rate
@@ -228,6 +322,10 @@ current = Settings(0.25)
 """,
     "constants.py": "STAR = 4\nOTHER = 5\n",
     "late.py": "def late(x):\n    return x + 1\n\n\ndef other(x):\n    return x\n",
+    "late2.py": "def run(x):\n    return x + 7\n",
+    "plugins/__init__.py": "",
+    "plugins/one.py": "def run(x):\n    return x + 8\n",
+    "plugins/two.py": "def run(x):\n    return x + 9\n",
     "parsers/__init__.py": "",
     "parsers/text.py": "def length(text):\n    return len(text)\n",
     "parsers/other.py": "X = 1\n",
@@ -315,7 +413,18 @@ MUTATIONS = [
         "a function below a decorator",
         main("def decorated(x):\n    return x", "def decorated(x):\n    return -x"),
     ),
+    Mutation("miss", "the argument of a decorator", main("@times(5)", "@times(6)")),
+    Mutation("miss", "the code of a decorator with arguments", main("function(x) * factor", "function(x) + factor")),
+    Mutation("miss", "a module imported by its name as a text", edit("plugins/one.py", "x + 8", "x + 80")),
+    Mutation("miss", "a module imported where another is missing", edit("late2.py", "x + 7", "x + 70")),
+    Mutation(
+        "miss",
+        "a function found in globals()",
+        edit("models.py", "def _named(x):\n    return x", "def _named(x):\n    return -x"),
+    ),
     # What it reads.
+    Mutation("miss", "a global that a generator reads", main("SHIFT = 2", "SHIFT = 20")),
+    Mutation("miss", "a global that a class in a function reads", main("INNER = 3", "INNER = 30")),
     Mutation("miss", "the value of a closure", main("make(2)", "make(3)")),
     Mutation("miss", "the code around a closure's value", main("x**power", "x*power")),
     Mutation("miss", "a default", main("y=1", "y=2")),
@@ -345,6 +454,10 @@ MUTATIONS = [
     Mutation("miss", "a member of an enum", edit("models.py", "RED = 1", "RED = 3")),
     Mutation("miss", "a field's default in a dataclass", edit("models.py", "y: int = 5", "y: int = 6")),
     Mutation("miss", "a default of a named tuple", edit("models.py", "defaults=[2]", "defaults=[3]")),
+    Mutation("miss", "the order of base classes", edit("models.py", "Mixed(Left, Right)", "Mixed(Right, Left)")),
+    Mutation("miss", "a descriptor", edit("models.py", "return 4", "return 40")),
+    Mutation("miss", "a metaclass", edit("models.py", "return 5", "return 50")),
+    Mutation("miss", "a decorator of a class", edit("models.py", "[self.n, self.n]", "[self.n] * 3")),
     # Arguments.
     Mutation("miss", "a number in a list", main("[1, 2.5, 3]", "[1, 2.5, 4]")),
     Mutation("miss", "a number's type", main("[1, 2.5, 3]", "[1.0, 2.5, 3]")),
@@ -425,8 +538,13 @@ MUTATIONS = [
         edit("helpers.py", "UNUSED = 7", "UNUSED = 8"),
         edit("constants.py", "OTHER = 5", "OTHER = 6"),
     ),
-    Mutation("hit", "a class that is not reached", edit("models.py", "    x = 1", "    x = 2")),
-    Mutation("hit", "a module that is not reached", edit("parsers/other.py", "X = 1", "X = 2")),
+    Mutation("hit", "a class that is not reached", edit("other_models.py", "    x = 1", "    x = 2")),
+    Mutation(
+        "hit",
+        "a module that is not reached",
+        edit("parsers/other.py", "X = 1", "X = 2"),
+        edit("plugins/two.py", "x + 9", "x - 9"),
+    ),
     Mutation(
         "hit",
         "the version of a package that is not reached",

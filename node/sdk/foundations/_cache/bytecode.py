@@ -74,6 +74,15 @@ def reads(code: CodeType) -> Reads:
     return kept[1]
 
 
+def texts(code: CodeType) -> Set[str]:
+    """The constants of the code, and of the code inside of it, that are texts."""
+    found = {const for const in code.co_consts if type(const) is str}
+    for const in code.co_consts:
+        if hasattr(const, "co_code"):
+            found |= texts(const)
+    return found
+
+
 def _written_down(code: CodeType) -> bytes:
     hasher = sha256(b"code")
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + 2]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _PLACES = frozenset(
     "__file__ __path__ __name__ __package__ __spec__ __loader__ __builtins__ __cached__ __debug__".split()
 )
+# Built-in functions that can read any name of the module that they are called in.
+_READ_ALL = frozenset(("globals", "eval", "exec"))
+_IMPORTERS = frozenset(("import_module", "__import__"))
 # What the interpreter adds to a class, and what only tools read.
 _NOT_CLASS = frozenset(
     "__dict__ __weakref__ __module__ __doc__ __qualname__ __firstlineno__ __static_attributes__ _abc_impl "
@@ -64,6 +67,7 @@ def describe_function(function: Any, walk: Walk, with_defaults: bool = True) -> 
         if chains or found is MISSING:
             _add(names, parts, "import " + "." * level + module, found, chains, walk)
     own = {key: value for key, value in function.__dict__.items() if key not in _NOT_FUNCTION}
+    _add_by_text(names, parts, function, read)
     if not walk.covered:
         walk.watches.mapping(function.__dict__)
     if own:
@@ -175,6 +179,31 @@ def _add(names: List[str], parts: List[Any], name: str, content: Any, chains: Li
     if any(chain and chain[0] == "__doc__" for chain in chains):
         parts.append(_named(name + ".__doc__", getattr(content, "__doc__", None)))
         names.append(name + ".__doc__")
+
+
+def _add_by_text(names: List[str], parts: List[Any], function: Any, read: bytecode.Reads) -> None:
+    """Adds what may be reached by a name that is a text: all of the module, and modules that constants name."""
+    import sys
+    from importlib import import_module
+
+    if any(path[0] in _READ_ALL for path in read.names):
+        module = sys.modules.get(function.__globals__.get("__name__", ""))
+        if module is not None and vars(module) is function.__globals__:
+            names.append(" → " + module.__name__)
+            parts.append(module)
+    paths = read.names | read.cells | {attributes for _, _, attributes in read.imports}
+    if not any(_IMPORTERS.intersection(path) for path in paths):
+        return
+    for text in sorted(bytecode.texts(function.__code__)):
+        if all(step.isidentifier() for step in text.split(".")) and packages.of_module(text) is None:
+            try:
+                module = sys.modules.get(text) or (packages.find(text) and import_module(text))
+            except Exception:
+                # The function will be told, or has an answer to it.
+                continue
+            if module is not None:
+                names.append(" → " + text)
+                parts.append(module)
 
 
 def _named(name: str, value: Any) -> Node:
@@ -378,7 +407,7 @@ EXACT: Dict[type, Any] = {
     types.MethodType: _of_method,
     types.ModuleType: of_module,
     types.CodeType: _of_code_object,
-    types.CellType if hasattr(types, "CellType") else type((lambda x: lambda: x)(0).__closure__[0]): _of_cell,  # type: ignore[index]
+    types.CellType: _of_cell,
     types.WrapperDescriptorType: _of_slot,
     types.MethodDescriptorType: _of_slot,
     types.ClassMethodDescriptorType: _of_slot,
