@@ -394,6 +394,31 @@ class Carried(Case):
         _, done = self.run_job(0)
         self.assertEqual((done.returncode, done.stdout), (0, "load 5\n"), done.stderr)
 
+    def test_stage_functions_that_replace_their_functions(self):
+        self.write("steps.py", "import foundations\n@foundations.create_stage\ndef one():\n    return 1\n")
+        done = self.drive(
+            "import foundations\nimport steps\n@foundations.create_stage\ndef shown(x):\n    print('shown', x)\n"
+            "first = shown(0).run()\nwhile __name__ != '__main__' and not first.is_job_complete():\n    pass\n"
+            "foundations.submit(command='other.py')\nshown(steps.one()).run()\n"
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        _, done = self.run_job(2)
+        self.assertEqual([line for line in done.stdout.splitlines() if "Found" not in line], ["shown 1"], done.stderr)
+        self.assertFalse(os.path.exists(self.path("job-3")))
+
+    def test_what_is_defined_at_a_prompt_is_said(self):
+        code = "import sys\nsys.modules['cloudpickle'] = None\nimport foundations\ndef f():\n    return 1\n"
+        code += "foundations.create_stage(f)().run()\n"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=dict(os.environ, PYTHONPATH=support.SDK, FNODE_BIN=self.program),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            universal_newlines=True,
+            timeout=support.TIMEOUT_S,
+        )
+        self.assertIn("f is defined at a prompt, in a notebook, or in a script outside of", done.stderr)
+
     def test_what_cannot_be_carried_is_said(self):
         hidden = "import sys\nsys.modules['cloudpickle'] = None\n"
         text = hidden + "import foundations\nfoundations.create_stage(lambda x: x)(1).run()\n"

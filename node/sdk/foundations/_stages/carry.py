@@ -38,6 +38,16 @@ class ReadFarEnough(BaseException):
 class NotRun:
     """What an earlier ``run`` of a script returns while the script is read: whatever is asked of it does nothing."""
 
+    def is_job_complete(self) -> bool:
+        """True: nobody shall wait for it."""
+        return True
+
+    def get_job_status(self) -> str:
+        """``completed``."""
+        return "completed"
+
+    get_true_job_status = get_job_status
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -114,17 +124,28 @@ def pack(last: Stage, params: Dict[str, Any], job_name: Optional[str], number: i
 
 
 class _Pickler(pickle.Pickler):
-    """Names what is defined in the driver script by the script."""
+    """Names functions and classes so that the job finds them: by script, and below what has replaced them."""
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, (types.FunctionType, type)) and value.__module__ == "__main__":
-            main: Any = sys.modules["__main__"]
-            found = main
-            for step in value.__qualname__.split("."):
-                found = getattr(found, step, None)
-            if found is value or getattr(found, "__wrapped__", None) is value:
-                return _from_script, (value.__qualname__, found is not value)
-        return NotImplemented
+        """What `pickle` asks for each function and class; NotImplemented: by its module, as always."""
+        if not isinstance(value, (types.FunctionType, type)):
+            return NotImplemented
+        found: Any = sys.modules.get(value.__module__)
+        for step in value.__qualname__.split("."):
+            found = getattr(found, step, None)
+        # `@foundations.create_stage` has taken the function's name.
+        is_below = found is not value and getattr(found, "__wrapped__", None) is value
+        if value.__module__ != "__main__":
+            return (_from_module, (value.__module__, value.__qualname__)) if is_below else NotImplemented
+        if found is not value and not is_below:
+            return NotImplemented
+        if _script(os.getcwd()) is None:
+            raise pickle.PicklingError(
+                "{} is defined at a prompt, in a notebook, or in a script outside of {}".format(
+                    value.__qualname__, os.getcwd()
+                )
+            )
+        return _from_script, (value.__qualname__, is_below)
 
 
 def _pickled(graph: Dict[str, Any]) -> bytes:
@@ -153,6 +174,16 @@ def _from_script(name: str, is_wrapped: bool) -> Any:
     for step in name.split("."):
         found = getattr(found, step)
     return found.__wrapped__ if is_wrapped else found
+
+
+def _from_module(module: str, name: str) -> Any:
+    """What lies below a stage function, or another wrapper, that a module has under a name."""
+    from importlib import import_module
+
+    found: Any = import_module(module)
+    for step in name.split("."):
+        found = getattr(found, step)
+    return found.__wrapped__
 
 
 _head: Dict[str, Any] = {}
