@@ -230,6 +230,26 @@ class Values(Cached):
         work(1)
         self.assertEqual(self.ran, [1, 1, 1])
 
+    def test_what_is_found_can_be_verified(self):
+        state = Notes([1])
+        ran = Notes(self.ran)
+
+        @foundations.cache
+        def work(x):
+            ran.add(x)
+            return [x, state._target[0]]
+
+        os.environ["FNODE_CACHE"] = "verify"
+        with self.printed() as lines:
+            self.assertEqual([work(1), work(1)], [[1, 1], [1, 1]])
+            self.assertEqual(lines, [])
+            state._target[0] = 2
+            self.assertEqual(work(1), [1, 2])
+        self.assertEqual(len(self.ran), 3)
+        self.assertEqual(len(lines), 1)
+        self.assertIn("is not what it computes now", lines[0])
+        self.assertIn(work.key(1), lines[0])
+
     def test_parts_tell_what_the_key_was_made_of(self):
         work = self.counted()
         work(1)

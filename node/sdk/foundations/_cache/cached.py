@@ -12,7 +12,7 @@ from .. import _console, _context
 from . import container, daemon, flight, keeping, store
 from .graph import Node
 from .key import Key, Keys, Misfit
-from .walk import Unhashable
+from .walk import Unhashable, Walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Raised = Union[bool, Type[BaseException], Tuple[Type[BaseException], ...]]
 
+# The variable that turns the cache ``off``, or has it ``verify`` what it finds by computing it, too.
+MODE = "FNODE_CACHE"
 # Where calls outside of jobs belong.
 DEFAULT_PROJECT = "default"
 # Milliseconds that the daemon lets one question wait before it tells who computes.
@@ -108,7 +110,8 @@ class Cached:
 
     def run(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], track: Optional[Callable[[], Any]] = None) -> Outcome:
         """A call, with what came of it. `track` tells what the function has tracked, to be kept with its value."""
-        if os.environ.get("FNODE_CACHE") == "off":
+        mode = os.environ.get(MODE)
+        if mode == "off":
             return self._plainly(args, kwargs, None)
         try:
             key = self._keys.of(args, kwargs)
@@ -119,14 +122,31 @@ class Cached:
             # Python itself says best what is wrong.
             return self._plainly(args, kwargs, None)
         found = self._look(key.hex)
-        if found is not None:
-            return found
-        return self._once(key, args, kwargs, track)
+        if found is None:
+            return self._once(key, args, kwargs, track)
+        return self._verified(found, args, kwargs) if mode == "verify" else found
 
     def _plainly(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], key: Optional[str]) -> Outcome:
         began = time.perf_counter()
         value = self.__wrapped__(*args, **kwargs)
         return Outcome(value, False, time.perf_counter() - began, key)
+
+    def _verified(self, found: Outcome, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Outcome:
+        """Computes what was found, too, and says so when it is another value; returns what was computed."""
+        computed = self._plainly(args, kwargs, found.key)
+        try:
+            same = Walk().digest(found.value, "value") == Walk().digest(computed.value, "value")
+        except Unhashable as error:
+            _console.warning_once("what {} returns cannot be compared: {}".format(self._keys.name, error.text))
+            return computed
+        if not same:
+            _console.warning(
+                "what is kept of {} (key {}) is not what it computes now: it is not deterministic, or it reaches "
+                "something that its key does not see; name that in depends_on, and forget the value".format(
+                    self._keys.name, found.key
+                )
+            )
+        return computed
 
     def _look(self, key: str) -> Optional[Outcome]:
         """The value on this machine; raises what the function raised if that was kept."""
