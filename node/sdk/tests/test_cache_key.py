@@ -5,6 +5,7 @@ import enum
 import functools
 import os
 import pathlib
+import pickle
 import sys
 import types
 import unittest
@@ -387,6 +388,52 @@ class Values(support.Case):
             + [table.astype({"a": "f8"}), table.set_index("a"), table.iloc[::-1], table.assign(c=["x", "y"])]
             + [table.assign(d=pandas.Categorical(["u", "v"], ["v", "u"]))]
         )
+
+    @unittest.skipUnless(pandas, "pandas is not installed: columns of many kinds were not compared")
+    def test_columns_and_arrays_of_many_kinds_have_the_digest_of_their_copies(self):
+        days = pandas.to_datetime(["2020-01-01", "2021-01-01"])
+        columns = [
+            days,
+            days.tz_localize("UTC"),
+            pandas.to_timedelta([1, 2], "s"),
+            pandas.array([1, None], dtype="Int64"),
+        ]
+        columns += [pandas.period_range("2020", periods=2, freq="M"), pandas.interval_range(0, 2), [[1], {"a": 1}]]
+        columns += [
+            pandas.array(["a", "b"], dtype="string"),
+            pandas.arrays.SparseArray([0, 1]),
+            pandas.Categorical([1, 2]),
+        ]
+        values = [pandas.DataFrame({"t": column}) for column in columns]
+        values += [
+            pandas.DataFrame([[1, 2]], columns=["a", "a"]),
+            pandas.DataFrame(),
+            days,
+            days[0],
+            pandas.NaT,
+            pandas.NA,
+        ]
+        values += [pandas.DataFrame([[1, 2]], columns=pandas.MultiIndex.from_tuples([("a", 1), ("a", 2)]))]
+        values += [
+            numpy.zeros(2, dtype="V4"),
+            numpy.array([1 + 2j]),
+            numpy.array([True]),
+            numpy.array([1], dtype="m8[s]"),
+        ]
+        values += [numpy.random.default_rng(0), numpy.random.RandomState(0), numpy.array([{1}, None], dtype=object)]
+        values += [
+            numpy.zeros(2, dtype=[("a", [("b", "i4")])]),
+            numpy.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+        ]
+        values += [
+            numpy.broadcast_to(numpy.arange(3), (4, 3)),
+            numpy.zeros((0, 3)),
+            numpy.array(3),
+            numpy.matrix([[1]]),
+        ]
+        self.check_distinct(values)
+        for value in values:
+            self.assertEqual(digest(value), digest(pickle.loads(pickle.dumps(value))), value)
 
     @unittest.skipUnless(polars, "polars is not installed: its tables were not compared")
     def test_tables_of_polars(self):

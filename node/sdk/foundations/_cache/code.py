@@ -126,9 +126,9 @@ def file_of(thing: Any) -> str:
     """The file that a function or a class is from; empty: none."""
     import sys
 
-    found = getattr(thing, "__code__", None)
-    if found is not None:
-        return found.co_filename if not found.co_filename.startswith("<") else ""
+    if isinstance(thing, types.FunctionType):
+        path = thing.__code__.co_filename
+        return path if not path.startswith("<") else ""
     return getattr(sys.modules.get(getattr(thing, "__module__", "")), "__file__", None) or ""
 
 
@@ -335,7 +335,7 @@ def of_class(cls: Any, walk: Walk) -> Node:
         if isinstance(function, types.FunctionType):
             shows_doc = shows_doc or "__doc__" in bytecode.reads(function.__code__).attributes
         names.append("." + key)
-        if key == "__annotations__":
+        if key == "__annotations__" and isinstance(value, dict):
             parts.append(
                 Node(b"annotations " + repr(sorted(map(_annotation, value.items()))).encode("utf-8", "replace"))
             )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PYTHON = "python"
 # This package itself: it does not change what a function returns.
 OWN = "foundations"
+# Modules that exist in memory alone, for the types that all of Cython's modules share.
+_CYTHON = "_cython_"
 _INSTALLED = ("site-packages", "dist-packages")
 _OWN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # How far requirements of requirements are followed; circles end by themselves.
@@ -29,6 +31,8 @@ def of_module(name: Optional[str]) -> Optional[str]:
     """The package that a module belongs to: its top-level name, `PYTHON`, `OWN`; None: the project."""
     if not name or name == "__main__":
         return None
+    if name.startswith(_CYTHON):
+        return PYTHON
     module = sys.modules.get(name)
     top = name.partition(".")[0]
     if module is None:
