@@ -318,6 +318,10 @@ class Arguments(Cached):
             [Counter.twice(2), Counter.twice(2), Counter.named(), first.named()], [4, 4, "Counter", "Counter"]
         )
         self.assertEqual(RAN, ["add", "add", "twice", "named"])
+        self.assertEqual(first.add.key(1), Counter.add.key(first, 1))
+        first.add.forget(1)
+        self.assertEqual((first.add(1), pickle.loads(pickle.dumps(first.add))(1)), (2, 2))
+        self.assertEqual(RAN[4:], ["add"])
 
     def test_coroutines_are_refused_and_say_so(self):
         async def work():

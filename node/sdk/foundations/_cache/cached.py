@@ -72,7 +72,7 @@ class Cached:
         return self.run(args, kwargs).value
 
     def __get__(self, instance: Any, owner: Optional[type] = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+        return self if instance is None else BoundCached(self, instance)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -290,6 +290,33 @@ class Cached:
     def _foundations_describe(self, walk: Any) -> Node:
         """As part of another function's key: the function and what its own key has beside it."""
         return Node(b"cached", [self.__wrapped__, self._options["version"]], names=["", ".version"])
+
+
+class BoundCached:
+    """A method with a cache, of one object, whose class and state are part of the key."""
+
+    __slots__ = ("__wrapped__", "__self__")
+
+    def __init__(self, cached: Cached, instance: Any) -> None:
+        self.__wrapped__ = cached
+        self.__self__ = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(self.__self__, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return "<{!r} of {!r}>".format(self.__wrapped__, self.__self__)
+
+    def __reduce__(self) -> Any:
+        return (getattr, (self.__self__, self.__wrapped__.__name__))
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """As `Cached.key`."""
+        return self.__wrapped__.key(self.__self__, *args, **kwargs)
+
+    def forget(self, *args: Any, **kwargs: Any) -> None:
+        """As `Cached.forget`."""
+        self.__wrapped__.forget(self.__self__, *args, **kwargs)
 
 
 def cache(
