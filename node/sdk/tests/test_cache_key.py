@@ -458,6 +458,17 @@ class Code(support.Case):
         changed = one.replace("a and b", "a or b")
         self.assertNotEqual(bytecode.digest(self.code_of(one)), bytecode.digest(self.code_of(changed)))
 
+    def test_a_file_that_the_compiler_warns_of_is_quiet(self):
+        self.write("warned.py", "import foundations\n@foundations.cache\ndef f(x):\n    return x, '\\d'\n")
+        done = self.script(
+            "import warned\nprint(warned.f(1))\n", python=("-W", "ignore"), FOUNDATIONS_COMMAND_LINE="True"
+        )
+        self.assertEqual((done.stdout, done.stderr), ("(1, '\\\\d')\n", ""))
+        done = self.script(
+            "import warned\nprint(warned.f(1))\n", python=("-W", "default"), FOUNDATIONS_COMMAND_LINE="True"
+        )
+        self.assertEqual(done.stderr.count("invalid escape sequence"), 1, done.stderr)
+
     def test_handlers_jumps_and_constants_count(self):
         base = "def f(x):\n    try:\n        y = x[0]\n        z = {1, 'a'}\n    except KeyError:\n        y = 2\n    return y, 1.0"
         found = {bytecode.digest(self.code_of(base))}

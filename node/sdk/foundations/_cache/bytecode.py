@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import warnings
 from hashlib import sha256
 
 from . import atoms
@@ -162,10 +163,13 @@ def _compiled_twins(path: str) -> Dict[CodeType, CodeType]:
     try:
         with open(path, "rb") as file:
             source = file.read()
-        tree = ast.parse(source, path)
-        original = compile(source, path, "exec", dont_inherit=True)
-        _strip(tree)
-        _pair(original, compile(tree, path, "exec", dont_inherit=True), twins)
+        with warnings.catch_warnings():
+            # What the compiler says of the file was said when it was imported.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source, path)
+            original = compile(source, path, "exec", dont_inherit=True)
+            _strip(tree)
+            _pair(original, compile(tree, path, "exec", dont_inherit=True), twins)
     except (OSError, SyntaxError, ValueError, RecursionError):
         # No file, or not one that Python reads: the bytecode itself is written down.
         return twins
