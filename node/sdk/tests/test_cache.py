@@ -131,6 +131,17 @@ class Values(Cached):
                     work(3)
             self.assertEqual(len(self.ran), runs, options)
 
+    def test_an_exception_that_another_kept_is_computed_by_who_did_not_ask_for_it(self):
+        def fail(x):
+            raise KeyError(x)
+
+        wanting, other = self.counted(fail, cache_exceptions=True), self.counted(fail)
+        self.assertEqual(wanting.key(1), other.key(1))
+        for work in (wanting, other, wanting):
+            with self.assertRaises(KeyError):
+                work(1)
+        self.assertEqual(self.ran, [1, 1])
+
     def test_a_value_ends_with_its_time(self):
         work = self.counted(ttl=3600)
         work(1)

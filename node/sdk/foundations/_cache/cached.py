@@ -156,10 +156,13 @@ class Cached:
             found = store.read(key)
             if found is None or self._is_old(found.record):
                 return None
-            data, seconds = found.data, found.record.get("seconds", 0.0)
+            data, seconds = found.data, found.record.get("seconds") or 0.0
         try:
             value, head = container.unpack(data)
             if head.get("raised"):
+                if not isinstance(value, self._raised):
+                    # Kept by who wanted it; here it is computed.
+                    return None
                 raise _Raised(value)
         except _Raised as kept:
             raise kept.error from None
