@@ -19,6 +19,7 @@ TIMEOUT_S = 120
 
 PROJECT = {
     "main.py": '''\
+import contextlib
 import functools
 import importlib
 import os
@@ -92,6 +93,24 @@ def remembered(x):
     return x * 3
 
 
+@fakepkg.twice
+def wrapped(x):
+    return x
+
+
+@contextlib.contextmanager
+def managed():
+    yield MANAGED
+
+
+def within(x):
+    with managed() as value:
+        return x + value
+
+
+MANAGED = 6
+
+
 def times(factor):
     def decorate(function):
         return lambda x: function(x) * factor
@@ -148,7 +167,7 @@ def work(rows, path, model, options, tags, seed=0, extra=None):
     total += STAR + TABLE["b"][0] + late.late(1) + parsers.text.length("x") + len(fakepkg.name())
     total += int(os.environ.get("FACTOR", "1")) + options["a"] + len(tags)
     total += sum(step(1) for step in helpers.STEPS)
-    total += multiplied(2) + sum(generated(3)) + by_text(1) + sum(nested(1)) + attempted(1)
+    total += wrapped(3) + within(1) + multiplied(2) + sum(generated(3)) + by_text(1) + sum(nested(1)) + attempted(1)
     total += models.Mixed().order() + models.Described().field + models.Meta.made + sum(models.Sized(2)) + models.byname(1)
     if total > 10**9 or "nothing" in options:
         total = 0
@@ -330,7 +349,27 @@ current = Settings(0.25)
     "parsers/text.py": "def length(text):\n    return len(text)\n",
     "parsers/other.py": "X = 1\n",
     "data/rows.csv": "1,2\n3,4\n",
-    "site-packages/fakepkg/__init__.py": "def name():\n    return 'fake'\n",
+    "site-packages/fakepkg/__init__.py": """\
+import functools
+
+
+def name():
+    return 'fake'
+
+
+def twice(function):
+    @functools.wraps(function)
+    def wrapper(x):
+        return function(x) * 2
+    return wrapper
+
+
+def thrice(function):
+    @functools.wraps(function)
+    def wrapper(x):
+        return function(x) * 3
+    return wrapper
+""",
     "site-packages/fakepkg-1.0.dist-info/METADATA": "Name: fakepkg\nVersion: 1.0\nRequires-Dist: fakebase\n",
     "site-packages/fakebase/__init__.py": "",
     "site-packages/fakebase-1.0.dist-info/METADATA": "Name: fakebase\nVersion: 1.0\n",
@@ -413,6 +452,13 @@ MUTATIONS = [
         "a function below a decorator",
         main("def decorated(x):\n    return x", "def decorated(x):\n    return -x"),
     ),
+    Mutation("miss", "another decorator of a package", main("@fakepkg.twice", "@fakepkg.thrice")),
+    Mutation(
+        "miss",
+        "a function below a package's decorator",
+        main("def wrapped(x):\n    return x", "def wrapped(x):\n    return -x"),
+    ),
+    Mutation("miss", "what a context manager reads", main("MANAGED = 6", "MANAGED = 7")),
     Mutation("miss", "the argument of a decorator", main("@times(5)", "@times(6)")),
     Mutation("miss", "the code of a decorator with arguments", main("function(x) * factor", "function(x) + factor")),
     Mutation("miss", "a module imported by its name as a text", edit("plugins/one.py", "x + 8", "x + 80")),

@@ -32,6 +32,7 @@ _ATTRIBUTES = frozenset(("LOAD_ATTR", "LOAD_METHOD"))
 _CACHE_MAX = 20_000
 
 _written: Dict[int, Tuple[CodeType, bytes]] = {}
+_plain: Dict[int, Tuple[CodeType, bytes]] = {}
 _reads: Dict[int, Tuple[CodeType, Reads]] = {}
 _twins: Dict[str, Dict[CodeType, CodeType]] = {}
 
@@ -60,6 +61,16 @@ def digest(code: CodeType) -> bytes:
         if len(_written) > _CACHE_MAX:
             _written.clear()
         kept = _written[id(code)] = (code, _written_down(_twin(code)))
+    return kept[1]
+
+
+def plain_digest(code: CodeType) -> bytes:
+    """As `digest`, for code of a package, whose formatting changes with its version only: no file is read."""
+    kept = _plain.get(id(code))
+    if kept is None:
+        if len(_plain) > _CACHE_MAX:
+            _plain.clear()
+        kept = _plain[id(code)] = (code, _written_down(code))
     return kept[1]
 
 

@@ -29,6 +29,8 @@ _NOT_CLASS = frozenset(
     "__annotations_cache__ __parameters__ __orig_bases__ __pydantic_core_schema__ __pydantic_serializer__ "
     "__pydantic_validator__ __signature__ __pydantic_parent_namespace__".split()
 )
+# CO_NESTED: the code of a function in a function.
+_NESTED = 0x10
 _NOT_FUNCTION = frozenset(("__wrapped__",))
 _MEMO_MAX = 4096
 
@@ -135,9 +137,12 @@ def file_of(thing: Any) -> str:
 def _of_package_function(function: Any, package: str, name: str, walk: Walk) -> Node:
     """A function that was installed: by name and version. What the project closed it over counts, as in decorators."""
     walk.packages.add(package)
-    head = b"installed " + atoms.sized(b"s", name.encode("utf-8", "surrogatepass"))
-    if function.__closure__ is None or package == packages.OWN:
-        return Node(head)
+    # What was made in a function, as decorators make them, holds what it was given, and `functools.wraps` has given it
+    # another's name. What stands in a module has its own.
+    is_made = function.__closure__ is not None or function.__code__.co_flags & _NESTED
+    if not is_made or package == packages.OWN:
+        return Node(b"installed " + atoms.sized(b"s", name.encode("utf-8", "surrogatepass")))
+    head = b"made by " + atoms.sized(b"s", package.encode()) + bytecode.plain_digest(function.__code__)
     if getattr(function, "registry", None) is not None and hasattr(function, "dispatch"):
         # functools.singledispatch: its cache fills as it is used.
         if not walk.covered:
@@ -145,7 +150,10 @@ def _of_package_function(function: Any, package: str, name: str, walk: Walk) -> 
         return Node(head + b" dispatch", [dict(function.registry)], names=[".registry"])
     parts: List[Any] = []
     names: List[str] = []
-    for variable, cell in zip(function.__code__.co_freevars, function.__closure__):
+    if function.__defaults__ or function.__kwdefaults__:
+        parts += [function.__defaults__, function.__kwdefaults__]
+        names += ["'s defaults", "'s defaults"]
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         content = cell_content(cell) if walk.covered else walk.watches.cell(cell)
         _add(names, parts, variable, content, [()], walk)
     return Node(head, parts, names=names)
