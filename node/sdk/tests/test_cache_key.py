@@ -484,6 +484,30 @@ class Code(support.Case):
         found.add(bytecode.digest(self.code_of(inside)))
         self.assertEqual(len(found), 7)
 
+    def key_of(self, text):
+        module = types.ModuleType("small")
+        exec(text, vars(module))
+        return Keys(module.f, None, (), (), ()).of((), {}).hex
+
+    def test_small_differences_of_code_count(self):
+        for text in (
+            "X = 1\ndef f(): return (lambda: X)()",
+            "X = 1\ndef f(): return [X for _ in 'a']",
+            "X = 1\ndef f(): return f'{X:>{X}}'",
+            "X = 1\ndef f():\n  global Y\n  Y = X\n  return Y",
+            "X = 1\ndef f(a=X): return a",
+            "X = 1\nclass C:\n  def __call__(self): return X\nc = C()\ndef f(): return c()",
+            "X = 1\nclass C:\n  def __init__(self): self.all = [lambda: X]\nc = C()\ndef f(): return c",
+            "X = 1\nclass B:\n  m = X\nclass A(B):\n  def m(self): return super().m\ndef f(): return A().m()",
+            "X = 1\ndef d(g):\n  g.n = X\n  return g\n@d\ndef g(): return g.n\ndef f(): return g()",
+            "X = 1\nasync def g(): return X\ndef f(): return g()",
+            "X = 1\nfrom functools import partial\nX = partial(max, X)\ndef f(): return X",
+            "X = 1\nfrom operator import itemgetter\nget = itemgetter(X)\ndef f(): return get",
+            "def f(x=3):\n  try:\n    return (x, 1)\n  finally:\n    print(x)",
+        ):
+            keys = {self.key_of(text.replace(" 1", new, 1)) for new in (" 1", " 2", " True", " 1.0")}
+            self.assertEqual(len(keys), 4, text)
+
     def test_combined_instructions_of_newer_pythons_are_understood(self):
         def names(opname, argval):
             return bytecode._names(types.SimpleNamespace(opname=opname, argval=argval))
