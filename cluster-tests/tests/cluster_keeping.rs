@@ -141,6 +141,8 @@ fn a_log_that_was_lost_with_its_node_is_said_to_be() {
     let mut lab = Lab::start(2);
     let job = lab.submit_id(0, &["--node", "n1", "--on-lost", "fail"], "echo begun; while :; do sleep 1; done");
     wait_for("it has begun", SOON, || lab.logs(0, &job).contains("begun").then_some(()));
+    // Before its start is told, the job could as well be with nobody.
+    lab.wait_state(0, &job, SOON, &["running"]);
     lab.kill_host(1);
     lab.wait_ended(0, &job, LATE);
     let told = lab.fnode(0, &["logs", &job]).ok();
