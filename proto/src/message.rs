@@ -140,6 +140,15 @@ pub enum Accepting {
     Draining,
 }
 
+impl Accepting {
+    /// Whether a job that asks for this is taken. One that asks for no processor at all runs there already, started by
+    /// hand, and is only attended: the owner who paused the machine may well be its user.
+    #[must_use]
+    pub fn takes(self, requirement: &Requirement) -> bool {
+        self == Self::Yes || (requirement.cpu_milli == 0 && self != Self::Starting)
+    }
+}
+
 /// Jobs of one group for one worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {

@@ -213,7 +213,7 @@ impl View {
         let mut lacks = view.capacity.lacks(requirement, used);
         if !self.is_up(node) {
             lacks.push(Lack::NotAlive);
-        } else if view.accepting() != Accepting::Yes {
+        } else if !view.accepting().takes(requirement) {
             lacks.push(Lack::NotAccepting);
         }
         let named = requirement.nodes.is_empty() || requirement.nodes.iter().any(|name| advert.is_called(node, name));

@@ -204,7 +204,7 @@ impl Worker {
         self.pull.on_answered(from, group);
         let never = view.lacks(view.me, &spec.requirement, &Reservation::default());
         let open = welcome
-            && self.accepting_with(view) == Accepting::Yes
+            && self.accepting_with(view).takes(&spec.requirement)
             && never.iter().all(Lack::is_passing)
             && !self.pull.holds_back_for_another(group);
         let spec = Arc::new(spec);

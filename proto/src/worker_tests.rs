@@ -219,6 +219,18 @@ fn each_refusal_names_its_reason() {
 }
 
 #[test]
+fn what_runs_already_is_attended_also_where_no_jobs_are_taken() {
+    for accepting in [Accepting::Paused, Accepting::Draining] {
+        let mut view = view(&[TWO]);
+        view.on_advert(ME, advert(2, &capacity(4_000), accepting));
+        let mut worker = open(&view);
+        worker.set_accepting(accepting);
+        let answered = did(|out| worker.on_offer(at(0), TWO, offer(7, 1, &[1], &spec(0)), &view, out));
+        assert_eq!(answered, says(TWO, reply(7, 1, &[1], &[])));
+    }
+}
+
+#[test]
 fn nothing_is_claimed_before_the_runner_has_answered() {
     let mut view = view(&[TWO]);
     view.on_advert(ME, advert(2, &capacity(4_000), Accepting::Starting));

@@ -1,4 +1,4 @@
-"""Projects of three generations, submitted to a real node: needs the program, which `cargo build` makes.
+"""Projects of three generations, submitted to a real node and to a cluster of two: needs the program, which `cargo build` makes.
 
 The program is `FNODE_TEST_BIN`, else the newest one in target/. What needs a daemon that tracks jobs is left out, with
 the reason printed, where the program has no `/runs` yet.
@@ -44,10 +44,10 @@ class Projects(support.Case):
         self.fnode("start", "--detach", "--listen", "0", "--api", "0", "--no-mdns", "--name", "one")
         self.addCleanup(self.fnode, "shutdown", "--jobs")
 
-    def fnode(self, *words):
+    def fnode(self, *words, given=""):
         done = subprocess.run(
             [PROGRAM, *words],
-            stdin=subprocess.DEVNULL,
+            input=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
@@ -196,6 +196,29 @@ class Projects(support.Case):
         self.assertEqual(foundations.cancel_queued_jobs(ids), dict(zip(ids, (True, False, False))))
         waiting.wait_for_deployment_to_complete(log_output=False)
         self.assertEqual(waiting.get_true_job_status(), "failed")
+
+
+class ProjectsOfACluster(Projects):
+    """The same on a node that takes no jobs itself: each of them runs on the other node of a cluster of two."""
+
+    def setUp(self):
+        super().setUp()
+        other = ("--home", self.path("two"))
+        start = ("start", "--detach", "--listen", "127.0.0.1:0", "--api", "0", "--no-mdns", "--name", "two", "--join", "-")
+        self.fnode(*other, *start, given=self.fnode("invite"))
+        self.addCleanup(self.fnode, *other, "shutdown", "--jobs")
+        self.fnode("pause")
+
+    def test_a_job_finds_what_another_job_and_a_script_have_computed(self):
+        if not os.path.exists(os.path.join(os.environ["FNODE_HOME"], "cache.sock")):
+            self.skipTest("nodes do not share cached values yet")
+        super().test_a_job_finds_what_another_job_and_a_script_have_computed()
+
+    def tearDown(self):
+        nodes = {(line.get("node") or {}).get("name") for line in json.loads(self.fnode("jobs", "--json", "--all"))["jobs"]}
+        # A script that was started by hand is where it is.
+        self.assertLessEqual(nodes, {"two", None} if "script" not in self._testMethodName else {"one", "two", None})
+        super().tearDown()
 
 
 if __name__ == "__main__":

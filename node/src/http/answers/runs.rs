@@ -17,7 +17,7 @@ use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::track::{RunAnswer, RunRequest};
 use crate::node::{NodeHandle, tracking, unix_ms};
 
-/// The script waits for this: a node that takes no jobs must not hold it up.
+/// The script waits for this: a node that is busy must not hold it up.
 const PLACED_MAX: Duration = Duration::from_secs(2);
 /// How often it is looked whether the job was placed.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -76,8 +76,8 @@ async fn placed(node: &NodeHandle, job: JobId) -> Result<AttemptId, Refusal> {
         if Instant::now() >= deadline {
             // It must not begin to be attended later: nobody tracks it by then.
             let _ = node.write(proto::event::Event::StopWished { job }).await;
-            let message = "the node takes no jobs at the moment";
-            return Err(Refusal(ErrorWord::new(ErrorCode::Conflict, message, "see fnode status, and fnode resume")));
+            let message = "the node has not begun to attend the script in time";
+            return Err(Refusal(ErrorWord::new(ErrorCode::Conflict, message, "see fnode status and fnode doctor")));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
