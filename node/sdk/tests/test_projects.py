@@ -99,6 +99,9 @@ class Projects(support.Case):
         self.assertEqual((job.get_metric("score"), job.get_param("rate")), (22.5, 0.5))
         contexts = job.fetch_job_results()["stage_contexts"].values()
         self.assertEqual([one["stage_name"] for one in contexts], ["load", "train"])
+        graph = json.loads(self.fnode("job", "graph", job.job_name(), "--json"))
+        self.assertEqual([stage["name"] for stage in graph["runs"][0]["stages"]], ["load", "train"])
+        self.assertIn("s1 -> s2;", self.fnode("job", "graph", job.job_name(), "--dot"))
 
     def test_stages_in_a_driver_that_is_run_by_hand(self):
         self.project("v1_stages")

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use job::{
-    CompareArgs, ExplainArgs, ExportArgs, ExportFormat, FilterArgs, GetArgs, JobArgs, JobCommand, ListArgs, LogsArgs,
-    MarkArgs, NoteArgs, StopArgs, TagArgs,
+    CompareArgs, ExplainArgs, ExportArgs, ExportFormat, FilterArgs, GetArgs, GraphArgs, JobArgs, JobCommand, ListArgs,
+    LogsArgs, MarkArgs, NoteArgs, StopArgs, TagArgs,
 };
 pub(crate) use node::{LabelArgs, NodeArgs, NodeCommand, RemoveNodeArgs, StartArgs, address};
 pub(crate) use submit::SubmitArgs;

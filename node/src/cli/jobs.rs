@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::output::{Output, fields, say, table};
 use super::time::{ago, counted, date, length, now_unix_ms};
-use super::{compare, follow, get, record, track};
+use super::{compare, follow, get, graph, record, track};
 use crate::http::words::Done;
 use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord};
@@ -30,6 +30,7 @@ pub(crate) async fn job(client: Client, command: JobCommand, output: Output) -> 
     match command {
         JobCommand::List(args) => list(client, &args, output).await,
         JobCommand::Show(args) => show(client, &args, output).await,
+        JobCommand::Graph(args) => graph::graph(client, &args, output).await,
         JobCommand::Compare(args) => compare::compare(client, &args, output).await,
         JobCommand::Diff(args) => record::diff(client, &args.job, output).await,
         JobCommand::Explain(args) => explain(client, &args, output).await,

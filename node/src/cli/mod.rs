@@ -18,6 +18,7 @@ pub mod exit;
 mod export;
 mod follow;
 mod get;
+mod graph;
 mod jobs;
 mod output;
 mod record;

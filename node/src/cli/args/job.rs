@@ -58,6 +58,11 @@ pub(crate) enum JobCommand {
         after_help = "EXAMPLES:\n  fnode job diff 0193c2\n  fnode job diff 0193c2 | git apply   onto its commit: the code as it was"
     )]
     Diff(ExplainArgs),
+    /// Show the stages of a job: what needed what, where each ran, whether its result was found, and how long it took
+    #[command(
+        after_help = "EXAMPLES:\n  fnode job graph 0193c2\n  fnode job graph 0193c2 --dot | dot -Tsvg > stages.svg\n  fnode job graph 0193c2 --json"
+    )]
+    Graph(GraphArgs),
     /// Say why a job waits, which node comes closest and what would help
     #[command(after_help = "EXAMPLES:\n  fnode job explain 0193c2\n  fnode job explain 0193c2/7 --json")]
     Explain(ExplainArgs),
@@ -101,6 +106,17 @@ pub(crate) enum JobCommand {
     /// Print what a job wrote (same as: fnode logs)
     #[command(after_help = LOGS_EXAMPLES)]
     Logs(LogsArgs),
+}
+
+/// `fnode job graph`.
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// The job
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// For Graphviz
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) dot: bool,
 }
 
 /// `fnode export`.
