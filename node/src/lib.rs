@@ -5,6 +5,7 @@ pub mod blobs;
 pub mod cli;
 pub mod doctor;
 pub mod exec;
+pub mod footprint;
 pub mod http;
 pub mod net;
 pub mod node;

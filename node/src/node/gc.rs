@@ -22,6 +22,8 @@ const UNUSED_FOR: Duration = Duration::from_secs(600);
 /// The configured limits are looked at this often; the first time when the start is over.
 const EVERY: Duration = Duration::from_secs(3_600);
 const FIRST: Duration = Duration::from_secs(60);
+/// The start is over, and what it ran through is not needed again soon.
+const SETTLED: Duration = Duration::from_secs(4);
 /// Below this much free disk, what nothing names goes without being asked.
 const DISK_FREE_MIN: u64 = 2 << 30;
 
@@ -88,6 +90,20 @@ fn forget_checkpoints(node: &NodeHandle) -> Result<(), NodeError> {
         }
     }
     Ok(())
+}
+
+/// Gives back the memory that only the start, or an hour's work, needed. Ends with the node's runtime.
+pub(super) async fn keep_small() {
+    let mut wait = SETTLED;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = EVERY;
+        match tokio::task::spawn_blocking(crate::footprint::give_back_program_pages).await {
+            Ok(Ok(bytes)) => tracing::debug!(bytes, "pages of the program are given back"),
+            Ok(Err(error)) => tracing::debug!(%error, "pages of the program stay"),
+            Err(_) => return,
+        }
+    }
 }
 
 /// Looks every hour at what the owner configured, and at the disk. Ends with the node's runtime.

@@ -218,6 +218,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let ended = tokio::spawn(actor.run());
     let handle = NodeHandle { commands, shared };
     tokio::spawn(super::gc::keep_house(handle.clone(), config.retention));
+    tokio::spawn(super::gc::keep_small());
     Ok(Running { handle, notices, addrs, is_new_cluster: is_new, ended })
 }
 

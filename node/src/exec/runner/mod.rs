@@ -134,6 +134,8 @@ fn run(args: Args) -> Result<(), RunnerFailure> {
     let daemon = DaemonCommand::new(if respawns { args.daemon } else { Vec::new() }, files.clone());
     let attempts = Attempts::new(spawner, cgroups, ended);
     let mut server = Server::new((signals, listener), attempts, record, daemon);
+    // The parser of the command line and what else the start needed; a refusal changes nothing.
+    let _ = crate::footprint::give_back_program_pages();
     let result = server.run().map_err(system("wait for events"));
     finish(&files, &server);
     result
