@@ -13,10 +13,11 @@ use crate::codec::{DecodeError, decode_body, encode_body};
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
 use crate::job::{BundleRef, Ending, GroupSpec, LostReason, Usage};
 use crate::track::Tracked;
+use crate::value::{ValueKey, ValueNote};
 
 /// Largest event, in bytes: a specification with its inline bundle, with room to spare.
 pub const EVENT_MAX: usize = 256 << 10;
-/// Bundles and logs up to this many bytes ride in the journal itself (DESIGN §8).
+/// Bundles, logs and cached values up to this many bytes ride in the journal itself (DESIGN §8).
 pub const INLINE_MAX: usize = 16 << 10;
 
 /// One change of the replicated state.
@@ -139,6 +140,20 @@ pub enum Event {
         /// What it told.
         tracked: Box<Tracked>,
     },
+    /// The writer has computed the value of a key, or was handed it by a program on its machine.
+    ValueMade {
+        /// Of which call.
+        key: ValueKey,
+        /// What it is.
+        value: Box<ValueNote>,
+        /// Its bytes when they fit in [`INLINE_MAX`]. The record keeps only their hash.
+        inline: Vec<Vec<u8>>,
+    },
+    /// A user wants no value of this key that was made before. Written by any node; a tombstone up to its stamp.
+    ValuePurged {
+        /// Of which call.
+        key: ValueKey,
+    },
     /// A kind or version that this software does not know: kept and forwarded, not folded.
     Unknown(Frame),
 }
@@ -232,7 +247,8 @@ pub struct Frame {
 }
 
 impl Event {
-    /// Whether it replaces what an earlier one said: last writer wins.
+    /// Whether it must be stamped above what its author has heard of: the last writer wins, a purge hides what was made
+    /// before it, and a value that is made after a purge is not hidden.
     #[must_use]
     pub fn overwrites(&self) -> bool {
         matches!(
@@ -241,6 +257,8 @@ impl Event {
                 | Self::ProjectDescribed { .. }
                 | Self::MemberLabelled { .. }
                 | Self::MemberDrained { .. }
+                | Self::ValueMade { .. }
+                | Self::ValuePurged { .. }
         )
     }
 
@@ -248,7 +266,9 @@ impl Event {
     #[must_use]
     pub fn inline(&self) -> &[Vec<u8>] {
         match self {
-            Self::GroupSubmitted { inline, .. } | Self::AttemptFinished { inline, .. } => inline,
+            Self::GroupSubmitted { inline, .. }
+            | Self::AttemptFinished { inline, .. }
+            | Self::ValueMade { inline, .. } => inline,
             _ => &[],
         }
     }
@@ -310,6 +330,8 @@ frames! {
     14 => SecretRotated { number },
     15 => CheckpointSaved { attempt, number, bundle, saved_unix_ms },
     16 => AttemptTracked { attempt, tracked },
+    17 => ValueMade { key, value, inline },
+    18 => ValuePurged { key },
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::job::{BundleRef, Ending, GroupSpec, JobState, LostReason};
 use crate::plant::{self, Plant};
 use crate::time::Hlc;
 use crate::track::Tracked;
+use crate::value::{self, ValueKey, ValueRecord};
 
 /// Checkpoints of a job that its record names.
 pub(crate) const CHECKPOINTS_MAX: usize = 2;
@@ -34,6 +35,8 @@ pub enum RecordKey {
     Project(String),
     /// The one [`ClusterRecord`].
     Cluster,
+    /// A [`ValueRecord`].
+    Value(ValueKey),
 }
 
 /// A record of any kind.
@@ -49,6 +52,8 @@ pub enum Record {
     Project(ProjectRecord),
     /// Under [`RecordKey::Cluster`].
     Cluster(ClusterRecord),
+    /// Under [`RecordKey::Value`].
+    Value(ValueRecord),
 }
 
 /// Where the store keeps records while one batch of entries is folded.
@@ -338,6 +343,8 @@ pub fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
             record.secret_number = record.secret_number.max(*number);
             records.put(RecordKey::Cluster, Record::Cluster(record));
         }
+        Event::ValueMade { key, value, .. } => value::made(records, *key, stamp, value),
+        Event::ValuePurged { key } => value::purged(records, *key, stamp),
         Event::Unknown(_) => {}
     }
 }

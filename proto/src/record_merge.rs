@@ -8,6 +8,7 @@ use super::{
 };
 use crate::id::GroupId;
 use crate::plant::{self, Plant};
+use crate::value;
 
 /// Folds `record`, found under `key` elsewhere, into `records`. A record of another kind than its key is left out.
 pub fn merge(key: &RecordKey, record: Record, records: &mut impl Records) {
@@ -33,6 +34,7 @@ pub fn merge(key: &RecordKey, record: Record, records: &mut impl Records) {
             let secret_number = mine.max(theirs.secret_number);
             records.put(RecordKey::Cluster, Record::Cluster(ClusterRecord { secret_number }));
         }
+        (RecordKey::Value(key), Record::Value(theirs)) => value::merge(records, *key, theirs),
         _ => {}
     }
 }

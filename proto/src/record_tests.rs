@@ -19,6 +19,7 @@ use crate::job::{BundleRef, Ending, GroupSpec, IndexRanges, LostReason, StartFai
 use crate::log::Log;
 use crate::time::Hlc;
 use crate::track::{Summary, Tracked};
+use crate::value::{ValueKey, ValueNote, ValueRecord};
 
 /// Seeds tried on every run; one that failed once is added for ever.
 const SEEDS: std::ops::Range<u64> = 0..200;
@@ -51,7 +52,7 @@ fn any_event(rng: &mut StdRng, nodes: &[crate::NodeId]) -> Event {
     let attempt = AttemptId { job, epoch: rng.random_range(1..3), number: rng.random_range(1..3) };
     let worker = *nodes.choose(rng).expect("some");
     let ending = any_ending(rng, job);
-    match rng.random_range(0..19) {
+    match rng.random_range(0..21) {
         0 => Event::GroupSubmitted { group, spec: spec(rng.random_range(0..3)), inline: Vec::new() },
         1 => Event::TookOver { group, epoch: attempt.epoch + 1 },
         2 | 3 => Event::AttemptStarted { attempt, started_unix_ms: rng.random_range(0..100) },
@@ -93,7 +94,27 @@ fn any_event(rng: &mut StdRng, nodes: &[crate::NodeId]) -> Event {
             },
             saved_unix_ms: rng.random_range(0..9),
         },
+        18 => Event::ValueMade { key: any_key(rng), value: Box::new(any_value(rng)), inline: vec![vec![7; 3]] },
+        19 if rng.random() => Event::ValuePurged { key: any_key(rng) },
         _ => Event::SecretRotated { number: rng.random_range(0..9) },
+    }
+}
+
+fn any_key(rng: &mut StdRng) -> ValueKey {
+    ValueKey([rng.random_range(0..2); 32])
+}
+
+fn any_value(rng: &mut StdRng) -> ValueNote {
+    ValueNote {
+        content: ContentId([rng.random_range(0..3); 32]),
+        bytes: 1,
+        function: rng.random_range(0..2).to_string(),
+        project: "project".to_owned(),
+        user: "ada".to_owned(),
+        took_ms: rng.random_range(0..9),
+        made_unix_ms: rng.random_range(0..9),
+        expires_unix_ms: rng.random::<bool>().then_some(5),
+        parts: ContentId([rng.random_range(0..3); 32]),
     }
 }
 
@@ -260,7 +281,7 @@ fn every_kind_of_event_and_every_field_of_a_record_takes_part() {
             });
         }
     }
-    assert_eq!(kinds, (1..=16).chain([999]).collect());
+    assert_eq!(kinds, (1..=18).chain([999]).collect());
     let fields: BTreeSet<&str> = seen.iter().map(|(field, _)| *field).collect();
     let always: Vec<&str> = fields.iter().copied().filter(|field| !seen.contains(&(*field, true))).collect();
     assert_eq!(always, Vec::<&str>::new(), "fields that were never set");
@@ -307,6 +328,10 @@ fn see(record: &Record, tell: &mut impl FnMut(&'static str, bool)) {
         }
         Record::Project(ProjectRecord { description }) => tell("project.description", description.is_some()),
         Record::Cluster(ClusterRecord { secret_number }) => tell("cluster.secret_number", *secret_number > 0),
+        Record::Value(ValueRecord { values, purged }) => {
+            tell("value.values", !values.is_empty());
+            tell("value.purged", purged.is_some());
+        }
     }
 }
 

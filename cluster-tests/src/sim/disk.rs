@@ -235,7 +235,7 @@ impl Disk {
             RecordKey::Group(group) => alive(*group),
             RecordKey::Job(job) => alive(job.group),
             RecordKey::Node(_) => true,
-            RecordKey::Project(_) | RecordKey::Cluster => false,
+            RecordKey::Project(_) | RecordKey::Cluster | RecordKey::Value(_) => false,
         });
         wanted.map(|(key, record)| (key.clone(), record.clone())).collect()
     }

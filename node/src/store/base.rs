@@ -24,6 +24,7 @@ use super::medium::{self, DRAFT, Medium, NAME_DRAFT};
 use super::query;
 use super::recover::io_error;
 use super::table::{Batch, Order, Table};
+use super::values;
 
 /// Read and written at once.
 const PIECE_BYTES: usize = 1 << 20;
@@ -112,6 +113,10 @@ pub(crate) fn make(
     if let Some(record) = query::record(table, &RecordKey::Cluster)? {
         put_record(RecordKey::Cluster, record)?;
     }
+    for_each(table, keys::VALUES, |key, cell| {
+        let (key, record) = values::open(table, key, cell)?;
+        put_record(RecordKey::Value(key), Record::Value(record))
+    })?;
     for_each(table, keys::UNKNOWN, |key, cell| {
         let (stamp, frame): (Stamp, _) = cell::decode(&cell::open(table, key, cell)?.0)?;
         put(SnapshotPart::Unknown(stamp, frame))

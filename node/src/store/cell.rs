@@ -21,7 +21,7 @@ use super::keys::{self, Key};
 use super::table::{Batch, Table};
 
 /// Layout of keys and values here, and of the record words of `proto`. A change of either rebuilds.
-pub(crate) const LAYOUT: (u32, u16) = (3, Record::KIND);
+pub(crate) const LAYOUT: (u32, u16) = (4, Record::KIND);
 /// sled handles small values best; longer ones are cut into pieces of this size.
 const PIECE: usize = 16 << 10;
 /// First byte of a cell.
@@ -144,6 +144,7 @@ pub(crate) fn open_record(table: &dyn Table, key: &RecordKey, cell: &[u8]) -> Re
         RecordKey::Node(_) => Record::Node(decode(&bytes)?),
         RecordKey::Project(_) => Record::Project(decode::<(String, ProjectRecord)>(&bytes)?.1),
         RecordKey::Cluster => Record::Cluster(decode(&bytes)?),
+        RecordKey::Value(_) => Record::Value(decode(&bytes)?),
     };
     Ok((record, found))
 }
@@ -174,6 +175,7 @@ pub(crate) fn encode_record(key: &RecordKey, record: &Record) -> Vec<u8> {
             _ => unreachable!("a project record lies under a project key"),
         },
         Record::Cluster(cluster) => encode(cluster),
+        Record::Value(value) => encode(value),
     }
 }
 

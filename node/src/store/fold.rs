@@ -9,13 +9,14 @@ use proto::entry::{Position, VerifiedEntry};
 use proto::event::{Event, Frame};
 use proto::record::{GroupRecord, Record, RecordKey, Records, Stamp, apply, apply_event, merge, stamped};
 use proto::snapshot::SnapshotPart;
-use proto::{ContentId, GroupId, JobId};
+use proto::{ContentId, GroupId, JobId, ValueRecord};
 
 use super::cell::{self, InlineAt, Pieces, ProjectUse};
 use super::error::TableError;
 use super::inline;
 use super::keys;
 use super::table::{Batch, Table};
+use super::values;
 
 /// Records as one batch of entries leaves them.
 pub(crate) struct Fold<'a> {
@@ -36,6 +37,8 @@ struct Cell {
     pieces: Pieces,
     /// A group's acceptance as the table has it.
     stored: Option<Accepted>,
+    /// A cached value's record as the table has it.
+    stored_value: Option<ValueRecord>,
 }
 
 /// What the indexes of a group depend on.
@@ -103,6 +106,9 @@ impl<'a> Fold<'a> {
                     finish_group(batch, &mut uses, *group, record, cell)?;
                 }
                 (RecordKey::Job(job), _) => self.finish_job(batch, *job)?,
+                (RecordKey::Value(key), Record::Value(now)) => {
+                    values::index(batch, *key, cell.stored_value.as_ref(), now);
+                }
                 _ => {}
             }
         }
@@ -129,7 +135,8 @@ impl<'a> Fold<'a> {
             Ok(None) => Cell::default(),
             Ok(Some((record, pieces))) => {
                 let stored = if let Record::Group(group) = &record { accepted(group) } else { None };
-                Cell { record: Some(record), dirty: false, pieces, stored }
+                let stored_value = if let Record::Value(value) = &record { Some(value.clone()) } else { None };
+                Cell { record: Some(record), dirty: false, pieces, stored, stored_value }
             }
             Err(error) => {
                 self.failure.get_or_insert(error);

@@ -1,4 +1,5 @@
-//! Small blobs that ride in entries, found again by their content: bundles of submissions, logs of attempts.
+//! Small blobs that ride in entries, found again by their content: bundles of submissions, logs of attempts, cached
+//! values.
 //!
 //! The index has a row per content, the place of an entry that carries it; a thousand equal logs are one row.
 //! Filled by the writer and the recovery along with the fold. Never keeps the bytes themselves.
@@ -72,7 +73,7 @@ fn in_base(medium: &dyn Medium, number: u64, offset: u64, len: u32) -> Result<Op
     }
 }
 
-/// The small blobs that jobs may still ask for: logs, and bundles with their files. A function of the records alone,
+/// The small blobs that somebody may still ask for: logs, bundles with their files, cached values. A function of the records alone,
 /// so that nodes with equal records name equal blobs.
 #[derive(Default)]
 pub(crate) struct Needed {
@@ -100,6 +101,10 @@ impl Needed {
                 self.contents.extend(logs.flat_map(|log| [Some(log.content), log.times]).flatten());
                 let finished = record.attempts.values().filter_map(|attempt| attempt.finished.as_ref());
                 self.contents.extend(finished.filter_map(|finished| finished.ran_with));
+            }
+            (_, Record::Value(record)) => {
+                let small = record.values.values().filter(|value| value.is_inline());
+                self.contents.extend(small.map(|value| value.content));
             }
             _ => {}
         }

@@ -12,11 +12,13 @@
 //! | `u` group | the group is unfinished, or known only by its jobs |
 //! | `q` hash(name), `i` hash(name) group | use of a project, and its groups by age |
 //! | `w` author incarnation seq event | an event of a kind that is not known here |
+//! | `v` key | what is known of a cached value
+//! | `f` hash(function) time key | a value, by its function and the time it was made at
 //! | `x` hash(key) piece | values too long for one cell |
 
 use proto::entry::LogId;
 use proto::record::{RecordKey, Stamp};
-use proto::{ContentId, GroupId, JobId, Member};
+use proto::{ContentId, GroupId, JobId, Member, ValueKey};
 
 /// A key.
 pub(crate) type Key = Vec<u8>;
@@ -37,6 +39,8 @@ pub(crate) const PROJECTS: &[u8] = b"p";
 pub(crate) const JOBS: &[u8] = b"j";
 /// Events that are not folded.
 pub(crate) const UNKNOWN: &[u8] = b"w";
+/// Cached values.
+pub(crate) const VALUES: &[u8] = b"v";
 /// Projects that groups name.
 pub(crate) const USES: &[u8] = b"q";
 
@@ -48,6 +52,7 @@ pub(crate) fn record(key: &RecordKey) -> Key {
         RecordKey::Node(node) => [NODES, &node.0].concat(),
         RecordKey::Project(name) => [PROJECTS, &project_hash(name)].concat(),
         RecordKey::Cluster => b"c".to_vec(),
+        RecordKey::Value(key) => value(*key),
     }
 }
 
@@ -127,6 +132,32 @@ pub(crate) fn places(number: u32, slot: u64) -> Key {
 /// Of a small blob that rides in an entry: half of its hash keeps the key short, and is compared with the whole.
 pub(crate) fn inline(content: ContentId) -> Key {
     [b"b".as_slice(), &content.0[..16]].concat()
+}
+
+/// Of what is known of a cached value.
+pub(crate) fn value(key: ValueKey) -> Key {
+    [VALUES, &key.0].concat()
+}
+
+/// The cached value in a key made by [`value`].
+pub(crate) fn value_in(key: &[u8]) -> Option<ValueKey> {
+    key.get(1..)?.try_into().ok().map(ValueKey)
+}
+
+/// Before the values of a function.
+pub(crate) fn values_of_function(function: &str) -> Key {
+    [b"f".as_slice(), &project_hash(function)].concat()
+}
+
+/// Of one value of a function.
+pub(crate) fn value_of_function(function: &str, made_unix_ms: u64, key: ValueKey) -> Key {
+    [&values_of_function(function)[..], &made_unix_ms.to_be_bytes(), &key.0].concat()
+}
+
+/// Time and value in a key made by [`value_of_function`].
+pub(crate) fn value_row_in(key: &[u8]) -> Option<(u64, ValueKey)> {
+    let (made_unix_ms, key) = key.get(17..)?.split_first_chunk()?;
+    Some((u64::from_be_bytes(*made_unix_ms), ValueKey(key.try_into().ok()?)))
 }
 
 /// Stands for a name in keys, which stay short whatever users type.
@@ -210,11 +241,15 @@ mod tests {
             ("places of entries", places(3, 70_000)),
             ("use of a project", project_use("vision")),
             ("group of a project", project_group("vision", group)),
+            ("cached value", record(&RecordKey::Value(ValueKey([0xab; 32])))),
+            ("value of a function", value_of_function("lab.train", 1_700_000_000_000, ValueKey([0xab; 32]))),
             ("piece of a value", piece(b"k", 300)),
             ("what the table stands for", STANDING.to_vec()),
         ];
         check("store.Keys", &keys.map(|(title, key)| Sample::new(title, &title, key)));
         attack_loosely("key of a log", &super::log(log), 500, |key| log_of(key).is_some());
+        let row = value_of_function("lab.train", 1_700_000_000_000, ValueKey([0xab; 32]));
+        attack_loosely("key of a function's value", &row, 500, |key| value_row_in(key).is_some());
         attack_loosely("key of a job", &job_key(job), 500, |key| member_of(key).is_some() && group_of(key).is_some());
     }
 }

@@ -29,6 +29,7 @@ mod recover;
 mod scan;
 mod sled_table;
 mod table;
+mod values;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -40,12 +41,13 @@ use proto::entry::{LogId, SignedEntry, VerifiedEntry};
 use proto::log::{EntryRange, Head, VersionVector};
 use proto::record::{ClusterRecord, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
 use proto::snapshot::{Installed, SignedSnapshot, SnapshotName};
-use proto::{ContentId, GroupId, Hlc, Member, NodeId};
+use proto::{ContentId, GroupId, Hlc, Member, NodeId, ValueKey, ValueRecord};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::{StoreError, TableError};
 pub use query::{GroupFilter, ProjectSummary};
 pub use sled_table::panic_is_contained;
+pub use values::ValueRow;
 
 use home::Home;
 use medium::{Directory, Medium};
@@ -388,6 +390,30 @@ impl Store {
     /// [`StoreError::Index`].
     pub fn projects(&self) -> Result<Vec<ProjectSummary>, StoreError> {
         self.query(query::projects)
+    }
+
+    /// What is known of a cached value.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn value(&self, key: ValueKey) -> Result<Option<ValueRecord>, StoreError> {
+        self.query(|table| values::value(table, key))
+    }
+
+    /// Up to `limit` keys of cached values after `after`, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn values(&self, after: Option<ValueKey>, limit: usize) -> Result<Vec<(ValueKey, ValueRecord)>, StoreError> {
+        self.query(|table| values::page(table, after, limit))
+    }
+
+    /// Up to `limit` values of `function` that were made before a time in milliseconds since 1970, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn values_of(&self, function: &str, before_unix_ms: u64, limit: usize) -> Result<Vec<ValueRow>, StoreError> {
+        self.query(|table| values::of_function(table, function, before_unix_ms, limit))
     }
 
     /// What concerns the cluster as a whole.

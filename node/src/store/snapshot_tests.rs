@@ -3,7 +3,6 @@
 
 use std::io::Write as _;
 
-use proto::GroupId;
 use proto::entry::LogId;
 use proto::event::Frame;
 use proto::id::{JobId, Member};
@@ -11,6 +10,7 @@ use proto::job::GroupSpec;
 use proto::log::VersionVector;
 use proto::record::{Record, RecordKey};
 use proto::snapshot::{Installed, SignedSnapshot, SnapshotError, SnapshotName};
+use proto::{GroupId, ValueKey};
 
 use super::*;
 use crate::store::medium as names;
@@ -54,7 +54,7 @@ fn spec(project: &str) -> Box<GroupSpec> {
 fn any_event(rng: &mut StdRng) -> Event {
     let group = group(rng.random_range(0..6));
     let job = JobId { group, member: Member::Index(rng.random_range(1..3)) };
-    match rng.random_range(0..9) {
+    match rng.random_range(0..12) {
         0 | 1 => {
             let project = rng.random_range(0..2).to_string();
             Event::GroupSubmitted { group, spec: spec(&project), inline: bundle(&project).1 }
@@ -87,8 +87,28 @@ fn any_event(rng: &mut StdRng) -> Event {
         3 => Event::StopWished { job },
         4 => Event::Marked { job: JobId { group, member: Member::Only }, mark: proto::event::Mark::Deleted },
         5 => Event::Unknown(Frame { kind: 9999, version: 1, body: vec![rng.random()] }),
+        9 | 10 => {
+            let bytes = vec![b'v'; rng.random_range(1..9)];
+            let value = proto::ValueNote {
+                content: ContentId::of(&bytes),
+                bytes: bytes.len() as u64,
+                function: "lab.train".to_owned(),
+                project: String::new(),
+                user: String::new(),
+                took_ms: 1,
+                made_unix_ms: rng.random_range(0..9),
+                expires_unix_ms: None,
+                parts: ContentId([1; 32]),
+            };
+            Event::ValueMade { key: value_key(rng.random_range(0..3)), value: Box::new(value), inline: vec![bytes] }
+        }
+        11 => Event::ValuePurged { key: value_key(rng.random_range(0..3)) },
         _ => Event::ProjectDescribed { project: rng.random_range(0..3).to_string(), description: "d".to_owned() },
     }
+}
+
+fn value_key(number: u8) -> ValueKey {
+    ValueKey([number; 32])
 }
 
 /// Logs of two members, entry by entry in one of the orders that keep each log's own.
@@ -138,6 +158,11 @@ fn told(store: &Store) -> Told {
             records.insert(RecordKey::Job(JobId { group, member }), Record::Job(job));
         }
         inline.extend(named.into_iter().map(|content| (content, store.inline(content).expect("readable"))));
+    }
+    for (key, record) in store.values(None, 100).expect("sound") {
+        let named = record.values.values().map(|value| value.content);
+        inline.extend(named.map(|content| (content, store.inline(content).expect("readable"))));
+        records.insert(RecordKey::Value(key), Record::Value(record));
     }
     for (node, record) in store.nodes().expect("sound") {
         records.insert(RecordKey::Node(node), Record::Node(record));

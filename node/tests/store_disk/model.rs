@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use node::store::{GroupFilter, ProjectSummary, Store};
+use node::store::{GroupFilter, ProjectSummary, Store, ValueRow};
 use proto::entry::{Identity, VerifiedEntry};
 use proto::event::{AttemptFinished, Event, JobOutcome, Mark};
 use proto::job::{Ending, GroupSpec, IndexRanges, LostReason, Usage};
 use proto::log::{EntryRange, Log};
 use proto::record::{ClusterRecord, JobRecord, NodeRecord, Record, RecordKey};
-use proto::{AttemptId, GroupId, Hlc, JobId, Member, NodeId};
+use proto::{AttemptId, ContentId, GroupId, Hlc, JobId, Member, NodeId, ValueKey, ValueNote, ValueRecord};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -26,6 +26,8 @@ pub(crate) struct Answers {
     nodes: Vec<(NodeId, NodeRecord)>,
     projects: Vec<ProjectSummary>,
     cluster: ClusterRecord,
+    values: Vec<(ValueKey, ValueRecord)>,
+    of_function: Vec<Vec<ValueRow>>,
 }
 
 /// Asks `store` everything.
@@ -66,7 +68,25 @@ pub(crate) fn answers(store: &Store) -> Answers {
         nodes: store.nodes().expect("sound"),
         projects: store.projects().expect("sound"),
         cluster: store.cluster().expect("sound"),
+        values: values(store),
+        of_function: ["f0", "f1", "none"].map(|name| store.values_of(name, u64::MAX, 9).expect("sound")).to_vec(),
     }
+}
+
+/// By pages of one, each compared with what is told of it alone and with the rows of its functions.
+fn values(store: &Store) -> Vec<(ValueKey, ValueRecord)> {
+    let mut all: Vec<(ValueKey, ValueRecord)> = Vec::new();
+    while let Some((key, record)) = store.values(all.last().map(|(key, _)| *key), 1).expect("sound").pop() {
+        assert_eq!(store.value(key).expect("sound").as_ref(), Some(&record));
+        for value in record.values.values() {
+            let row = ValueRow { key, made_unix_ms: value.made_unix_ms, took_ms: value.took_ms };
+            let rows = store.values_of(&value.function, value.made_unix_ms + 1, usize::MAX).expect("sound");
+            assert!(rows.is_sorted_by(|newer, older| newer.made_unix_ms >= older.made_unix_ms), "{rows:?}");
+            assert!(rows.iter().any(|found| (found.key, found.made_unix_ms) == (row.key, row.made_unix_ms)));
+        }
+        all.push((key, record));
+    }
+    all
 }
 
 /// Every entry that `store` can read, by its heads.
@@ -134,7 +154,7 @@ fn any_event(rng: &mut StdRng, nodes: &[NodeId]) -> Event {
     let worker = *nodes.choose(rng).expect("some");
     let ending =
         [Ending::Exited { code: 0 }, Ending::Exited { code: 1 }, Ending::Stopped].choose(rng).expect("some").clone();
-    match rng.random_range(0..17) {
+    match rng.random_range(0..20) {
         0 | 1 => Event::GroupSubmitted { group, spec: any_spec(rng), inline: vec![vec![7; rng.random_range(0..2000)]] },
         2 => Event::TookOver { group, epoch: attempt.epoch + 1 },
         3 | 4 => Event::AttemptStarted { attempt, started_unix_ms: rng.random_range(0..100) },
@@ -166,6 +186,25 @@ fn any_event(rng: &mut StdRng, nodes: &[NodeId]) -> Event {
             description: "d".to_owned(),
         },
         15 => Event::Unknown(proto::event::Frame { kind: 9999, version: 1, body: vec![1, 2, 3] }),
+        16 | 17 => any_value(rng),
+        18 => Event::ValuePurged { key: ValueKey([rng.random_range(0..3); 32]) },
         _ => Event::SecretRotated { number: rng.random_range(0..9) },
     }
+}
+
+fn any_value(rng: &mut StdRng) -> Event {
+    let bytes = vec![rng.random::<u8>(); rng.random_range(0..2000)];
+    let value = ValueNote {
+        content: ContentId::of(&bytes),
+        bytes: bytes.len() as u64,
+        function: format!("f{}", rng.random_range(0..2)),
+        project: "project 0".to_owned(),
+        user: "user".to_owned(),
+        // A row is of a key and a time; two values with both equal took equally long here.
+        took_ms: 7,
+        made_unix_ms: rng.random_range(0..50),
+        expires_unix_ms: None,
+        parts: ContentId([1; 32]),
+    };
+    Event::ValueMade { key: ValueKey([rng.random_range(0..3); 32]), value: Box::new(value), inline: vec![bytes] }
 }

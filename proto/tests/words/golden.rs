@@ -16,7 +16,7 @@ use proto::record::{
 };
 use proto::time::Timestamp;
 use proto::track::Scalar;
-use proto::{Manifest, ManifestFile, Member};
+use proto::{Manifest, ManifestFile, Member, ValueRecord};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -25,13 +25,14 @@ use super::harness::scan::{missing, names, serialized};
 use super::samples;
 
 /// Types that a golden file shows under no name of their own: why.
-const EXCUSED: [(&str, &str); 8] = [
+const EXCUSED: [(&str, &str); 9] = [
     ("NodeId", "prints as text"),
     ("ClusterId", "prints as text"),
     ("GroupId", "prints as text"),
     ("JobId", "prints as text"),
     ("AttemptId", "prints as text"),
     ("ContentId", "prints as text"),
+    ("ValueKey", "prints as text"),
     ("Secret", "its key is never printed: Message.Secret and Ticket have it"),
     ("Life", "private to membership.rs: Membership has its packets"),
 ];
@@ -164,6 +165,10 @@ fn job_record() -> JobRecord {
     }
 }
 
+fn value_record() -> ValueRecord {
+    ValueRecord { values: BTreeMap::from([(stamp(8), samples::value_note())]), purged: Some(stamp(7)) }
+}
+
 pub(super) fn records() -> Vec<(&'static str, Record)> {
     let submitted =
         Submitted { position: samples::position(), hlc: samples::hlc(), spec: Arc::new(samples::bare_spec()) };
@@ -187,6 +192,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
         ("Node", Record::Node(node)),
         ("Project", Record::Project(ProjectRecord { description: Some((stamp(7), samples::text("eyes"))) })),
         ("Cluster", Record::Cluster(ClusterRecord { secret_number: 3 })),
+        ("Value", Record::Value(value_record())),
         ("Job that nothing happened to", Record::Job(JobRecord::default())),
     ]
 }
@@ -200,6 +206,7 @@ fn golden_records() {
         RecordKey::Node(samples::node(8)),
         RecordKey::Project(samples::text("vision")),
         RecordKey::Cluster,
+        RecordKey::Value(samples::value_key()),
     ];
     check_part("RecordKey", &keys);
 }

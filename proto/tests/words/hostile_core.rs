@@ -14,7 +14,7 @@ use proto::record::{Record, RecordKey, Records, apply};
 use proto::time::Timestamp;
 use proto::{
     AttemptId, ByteSize, ContentId, Core, Effect, Ending, GroupId, GroupSpec, Hlc, Input, JobId, Member, Now,
-    Requirement,
+    Requirement, ValueNote,
 };
 
 use super::harness::attack::attack_loosely;
@@ -198,6 +198,12 @@ fn no_extreme_of_a_member_stops_a_core() {
         Event::Outcomes { group, epoch: u32::MAX, jobs: vec![outcome.clone(), outcome] },
         Event::SecretRotated { number: u32::MAX },
         Event::StopWished { job: JobId::only(group) },
+        Event::ValueMade {
+            key: samples::value_key(),
+            value: Box::new(ValueNote { bytes: u64::MAX, took_ms: u64::MAX, ..samples::value_note() }),
+            inline: vec![Vec::new(); 3],
+        },
+        Event::ValuePurged { key: samples::value_key() },
         Event::MemberRemoved { node: samples::identity().node() },
     ];
     for first in &events {

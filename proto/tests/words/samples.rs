@@ -18,7 +18,7 @@ use proto::ticket::{Secret, Ticket};
 use proto::track::{ArtifactNote, ErrorNote, MetricSummary, Scalar, Summary, Tracked};
 use proto::{
     AttemptId, ByteSize, Capacity, ClusterId, ContentId, Ending, Gpu, GroupId, GroupSpec, Hlc, JobId, Member, NodeId,
-    Requirement,
+    Requirement, ValueKey, ValueNote,
 };
 
 pub(crate) fn text(text: &str) -> String {
@@ -201,6 +201,24 @@ pub(crate) fn tracked() -> Tracked {
     Tracked { revision: 3, summary, files: Some(bundle()) }
 }
 
+pub(crate) fn value_key() -> ValueKey {
+    ValueKey([0xab; 32])
+}
+
+pub(crate) fn value_note() -> ValueNote {
+    ValueNote {
+        content: content(0xce),
+        bytes: 70_000,
+        function: text("lab.train"),
+        project: text("vision"),
+        user: text("ada"),
+        took_ms: 61_000,
+        made_unix_ms: 1_700_000_060_500,
+        expires_unix_ms: Some(1_800_000_000_000),
+        parts: content(0xcf),
+    }
+}
+
 pub(crate) fn checkpoints() -> CheckpointMap {
     let key = AttemptKey { epoch: 2, number: 3, worker: node(8) };
     BTreeMap::from([((key, 3), Checkpoint { bundle: bundle(), saved_unix_ms: 1_700_000_040_500 })])
@@ -230,6 +248,8 @@ pub(crate) fn events() -> Vec<Event> {
         Event::SecretRotated { number: 2 },
         Event::CheckpointSaved { attempt: attempt(), number: 3, bundle: bundle(), saved_unix_ms: 1_700_000_040_500 },
         Event::AttemptTracked { attempt: attempt(), tracked: Box::new(tracked()) },
+        Event::ValueMade { key: value_key(), value: Box::new(value_note()), inline: vec![b"FNV1".to_vec()] },
+        Event::ValuePurged { key: value_key() },
         Event::Unknown(Frame { kind: 999, version: 3, body: vec![1, 2, 3] }),
     ]
 }
