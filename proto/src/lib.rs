@@ -24,6 +24,7 @@ mod holders;
 pub mod id;
 pub mod job;
 pub mod keeping;
+pub mod lease;
 mod led;
 pub mod log;
 pub mod membership;

@@ -150,6 +150,37 @@ impl BlobStore {
         Ok(id)
     }
 
+    /// Moves the file at `path` into the store, whoever may read it. On another file system it is copied, and removed.
+    /// Returns its id and its length in bytes. What goes on writing to the file afterwards damages the blob.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`], [`BlobError::DiskFull`] when it must be copied; then the file is where it was, or gone.
+    pub fn take_file(&self, path: &Path) -> Result<(ContentId, u64), BlobError> {
+        let temp = self.temp_file()?;
+        if fs::rename(path, &temp.path).is_err() {
+            let taken = self.put_file(path)?;
+            fs::remove_file(path).map_err(at("remove", path))?;
+            return Ok(taken);
+        }
+        let file = File::open(&temp.path).map_err(at("open", path))?;
+        file.set_permissions(Permissions::from_mode(MODE_FRESH)).map_err(at("mark", path))?;
+        let size = file.metadata().map_err(at("read", path))?.len();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(at("read", path))?;
+        let id = ContentId(*hasher.finalize().as_bytes());
+        // Its tree is made when a peer first asks for it: most values are never fetched.
+        if !self.renew(id, size) {
+            self.commit(&temp.path, id)?;
+        }
+        Ok((id, size))
+    }
+
+    /// Where a blob lies, for programs on this machine that map it. They must not write to it.
+    #[must_use]
+    pub(crate) fn path_of(&self, id: ContentId) -> PathBuf {
+        self.blob_path(id)
+    }
+
     /// Stores `bytes` whose hash the caller has just checked to be `id`. Whether they were new.
     pub(super) fn put_hashed(&self, id: ContentId, bytes: &[u8]) -> Result<bool, BlobError> {
         let size = bytes.len() as u64;

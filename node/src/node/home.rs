@@ -114,6 +114,18 @@ impl Home {
         self.0.join("checkpoints")
     }
 
+    /// Values of cached calls on this machine, which the Python package reads by itself.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.0.join("cache")
+    }
+
+    /// Where programs on this machine ask for cached values; 0600.
+    #[must_use]
+    pub fn cache_socket(&self) -> PathBuf {
+        self.0.join("cache.sock")
+    }
+
     /// Secrets that users gave; 0600 each. They never leave this directory.
     #[must_use]
     pub fn secrets(&self) -> PathBuf {

@@ -8,6 +8,7 @@ use proto::blob::FileKind;
 use proto::codec::{self, Word};
 use proto::event::{Event, Frame};
 use proto::job::{JobState, LostReason, OnLost, Trigger};
+use proto::lease::{LeaseAnswer, Process};
 use proto::membership::{Liveness, Membership, News};
 use proto::message::Accepting;
 use proto::record::{
@@ -240,6 +241,14 @@ fn golden_parts() {
     check_part("JobState", &states);
     check_part("Mark", &samples::marks());
     check_part("Lack", &samples::lacks());
+    let answers = [
+        LeaseAnswer::Compute,
+        LeaseAnswer::Busy { node: samples::node(8), since_ms: 70_000 },
+        LeaseAnswer::Alone,
+        LeaseAnswer::Stored,
+    ];
+    check_part("LeaseAnswer", &answers);
+    check_part("Process", &[Process { node: samples::node(8), number: 70_000 }]);
     check_part("Accepting", &[Accepting::Starting, Accepting::Yes, Accepting::Paused, Accepting::Draining]);
     check_part("Member", &[Member::Only, Member::Index(300)]);
     check_part("Liveness", &[Liveness::Alive, Liveness::Suspect, Liveness::Down]);
