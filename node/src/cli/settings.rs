@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     labels: Setting<BTreeMap<String, String>>,
     retention: Setting<Option<Duration>>,
     blobs_max: Setting<Option<ByteSize>>,
+    cache_max: Setting<Option<ByteSize>>,
     log_snapshot_every: Setting<u64>,
     log_horizon: Setting<Duration>,
 }
@@ -77,6 +78,7 @@ struct ConfigFile {
     labels: Option<BTreeMap<String, String>>,
     retention: Option<toml::Value>,
     blobs_max: Option<toml::Value>,
+    cache_max: Option<toml::Value>,
     log_snapshot_every: Option<u64>,
     log_horizon: Option<toml::Value>,
 }
@@ -179,6 +181,7 @@ impl Settings {
             )?,
             retention,
             blobs_max,
+            cache_max: source.cache_max(args, file.cache_max)?,
             log_snapshot_every: source.log_snapshot_every(file.log_snapshot_every)?,
             log_horizon: source.log_horizon(file.log_horizon)?,
             home,
@@ -198,7 +201,11 @@ impl Settings {
             cpu_milli_max: self.cpus.value,
             memory_max: self.memory.value,
             gpus_max: self.gpus.value,
-            retention: Retention { older_than: self.retention.value, bytes_max: self.blobs_max.value },
+            retention: Retention {
+                older_than: self.retention.value,
+                bytes_max: self.blobs_max.value,
+                cache_max: self.cache_max.value,
+            },
             snapshot_rules: SnapshotRules { every: self.log_snapshot_every.value, horizon: self.log_horizon.value },
             exe,
             respawn_args: respawn,
@@ -232,6 +239,7 @@ impl Settings {
             shown("labels", labels.join(","), &self.labels.origin),
             shown("retention", self.retention.value.map_or_else(never, super::time::exact), &self.retention.origin),
             shown("blobs_max", self.blobs_max.value.map_or_else(never, |max| max.to_string()), &self.blobs_max.origin),
+            shown("cache_max", self.cache_max.value.map_or_else(never, |max| max.to_string()), &self.cache_max.origin),
             shown("log_snapshot_every", self.log_snapshot_every.value.to_string(), &self.log_snapshot_every.origin),
             shown("log_horizon", super::time::exact(self.log_horizon.value), &self.log_horizon.origin),
         ]
@@ -291,6 +299,15 @@ impl Source<'_> {
         let retention = self.cap("retention", args.retention, names, values::duration, retention)?;
         let names = ("--blobs-max", "FNODE_BLOBS_MAX");
         Ok((retention, self.cap("blobs_max", args.blobs_max, names, values::size, blobs_max)?))
+    }
+
+    fn cache_max(
+        &self,
+        args: &StartArgs,
+        cache_max: Option<toml::Value>,
+    ) -> Result<Setting<Option<ByteSize>>, CliError> {
+        let names = ("--cache-max", "FNODE_CACHE_MAX");
+        self.cap("cache_max", args.cache_max, names, values::size, cache_max)
     }
 
     /// The first that is given, in the order of precedence.

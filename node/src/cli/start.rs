@@ -209,6 +209,9 @@ fn respawn_arguments(args: &StartArgs) -> Vec<String> {
     if let Some(max) = args.blobs_max {
         add("--blobs-max", max.0.to_string());
     }
+    if let Some(max) = args.cache_max {
+        add("--cache-max", max.0.to_string());
+    }
     args.labels.iter().for_each(|(key, value)| add("--label", format!("{key}={value}")));
     if args.no_mdns {
         words.push("--no-mdns".to_owned());

@@ -52,7 +52,7 @@ impl From<NodeError> for Refusal {
             NodeError::Store(StoreError::DiskFull { .. }) => ErrorCode::DiskFull,
             NodeError::Blob(BlobError::Missing(_)) => ErrorCode::NotFound,
             NodeError::Blob(blob) if blob.is_disk_full() => ErrorCode::DiskFull,
-            NodeError::Store(_) | NodeError::Blob(_) => ErrorCode::Internal,
+            NodeError::Store(_) | NodeError::Blob(_) | NodeError::Cache { .. } => ErrorCode::Internal,
         };
         Self(ErrorWord::new(code, message, hint))
     }

@@ -475,6 +475,8 @@ impl Actor {
     async fn close(&mut self) {
         self.shared.store.close().await;
         self.shared.net.shutdown().await;
+        // A stale one is replaced by the next start as well.
+        let _ = std::fs::remove_file(self.shared.home.cache_socket());
         if let Some(answer) = self.state.closing.take() {
             let _ = answer.send(());
         }
@@ -590,6 +592,7 @@ impl Actor {
 
     /// Tells who listens which jobs changed their state.
     async fn note_changes(&mut self, changed: &[(RecordKey, Record)]) {
+        super::values::follow(&self.shared, changed);
         for (key, record) in changed {
             match (key, record) {
                 (RecordKey::Node(node), Record::Node(record)) if record.removed => {

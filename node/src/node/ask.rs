@@ -1,15 +1,17 @@
 //! What one node asks another outside the log: a question and its answer over a stream of their own. Members
-//! alone get this far (`net`'s gate); nothing asked here changes anything.
+//! alone get this far (`net`'s gate); nothing asked here changes anything but leases, which are kept in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::{AttemptId, NodeId};
+use proto::lease::{LeaseAnswer, Process};
+use proto::{AttemptId, NodeId, ValueKey};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::copies::{self, HeldRequest};
+use super::flight::{self, Renewal};
 use super::handle::Shared;
 use super::tail::{read_word, write_word};
 use super::told;
@@ -28,6 +30,12 @@ pub(super) enum Question {
     Series { attempt: AttemptId, metric: String, cut: Cut },
     /// Whether all that a job left is there.
     Held(HeldRequest),
+    /// The lease of a key that is kept there, for a process of the asker.
+    Lease { key: ValueKey, number: u64, patience_ms: Option<u64>, wait_ms: u64 },
+    /// No question: these processes of the asker still compute.
+    Renew(Vec<Renewal>),
+    /// No question: a process of the asker has stored the value, or gives up.
+    Release { key: ValueKey, number: u64, stored: bool },
     /// No question: the asker has just removed the one who is told, and shuts the door next.
     Removed,
 }
@@ -42,6 +50,10 @@ pub(super) enum Answer {
     Series(Option<Page>),
     /// Whether it is.
     Held(bool),
+    /// What the process shall do.
+    Lease(LeaseAnswer),
+    /// It is noted.
+    Noted,
     /// It is known now.
     Removed,
 }
@@ -56,8 +68,8 @@ pub(super) async fn ask(shared: &Shared, node: NodeId, question: &Question) -> O
     tokio::time::timeout(ANSWER_MAX, asked).await.ok().flatten()
 }
 
-/// Answers one peer until it closes the stream.
-pub(super) async fn serve<S>(shared: Arc<Shared>, mut stream: S)
+/// Answers the peer `from` until it closes the stream.
+pub(super) async fn serve<S>(shared: Arc<Shared>, from: NodeId, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -70,6 +82,18 @@ where
                 Answer::Series(tokio::task::spawn_blocking(read).await.unwrap_or_default())
             }
             Question::Held(request) => Answer::Held(copies::answer(&shared, request).await),
+            Question::Lease { key, number, patience_ms, wait_ms } => {
+                let (patience, wait) = (patience_ms.map(Duration::from_millis), Duration::from_millis(wait_ms));
+                Answer::Lease(flight::ask_here(&shared, Process { node: from, number }, key, patience, wait).await)
+            }
+            Question::Renew(renewals) => {
+                flight::renew_here(&shared, from, &renewals);
+                Answer::Noted
+            }
+            Question::Release { key, number, stored } => {
+                flight::release_here(&shared, Process { node: from, number }, key, stored);
+                Answer::Noted
+            }
             Question::Removed => {
                 shared.note_removed();
                 Answer::Removed
@@ -103,11 +127,20 @@ mod tests {
         let point = crate::track::Point { step: 3, at_unix_ms: 1_700_000_000_500, value: 0.25 };
         let page = Answer::Series(Some(Page { points: vec![point], count: 4 }));
         let held = Question::Held(HeldRequest::sample());
+        let key = ValueKey([0xab; 32]);
+        let lease = Question::Lease { key, number: 7, patience_ms: Some(70_000), wait_ms: 1_000 };
+        let renew = Question::Renew(vec![(key, 7, true)]);
+        let release = Question::Release { key, number: 7, stored: true };
         let samples = [("Secrets", &question), ("Series", &points), ("Held", &held), ("Removed", &Question::Removed)];
-        check("node.Question", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
+        let samples = [samples.as_slice(), &[("Lease", &lease), ("Renew", &renew), ("Release", &release)]].concat();
+        let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
+        check("node.Question", &samples);
         let here = Answer::Held(true);
+        let lease = Answer::Lease(LeaseAnswer::Compute);
         let samples = [("Secrets", &answer), ("Series", &page), ("Held", &here), ("Removed", &Answer::Removed)];
-        check("node.Answer", &samples.map(|(name, word)| Sample::new(name, word, written(word))));
+        let samples = [samples.as_slice(), &[("Lease", &lease), ("Noted", &Answer::Noted)]].concat();
+        let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
+        check("node.Answer", &samples);
     }
 
     #[test]

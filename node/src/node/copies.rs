@@ -90,15 +90,25 @@ pub(super) async fn is_here(shared: &Arc<Shared>, left: &Left) -> bool {
 
 /// Which of `nodes` say within [`ASK_MAX`] that they have all that a job left; asked all at once.
 pub(super) async fn holders(shared: &Arc<Shared>, left: &Left, nodes: &[NodeId]) -> BTreeSet<NodeId> {
+    ask_all(shared, nodes, || HeldRequest::about(left)).await
+}
+
+async fn ask_all(shared: &Arc<Shared>, nodes: &[NodeId], request: impl Fn() -> HeldRequest) -> BTreeSet<NodeId> {
     let mut asked = JoinSet::new();
     for &node in nodes {
-        let (shared, question) = (shared.clone(), Question::Held(HeldRequest::about(left)));
+        let (shared, question) = (shared.clone(), Question::Held(request()));
         asked.spawn(async move {
             let asking = tokio::time::timeout(ASK_MAX, ask(&shared, node, &question));
             matches!(asking.await, Ok(Some(Answer::Held(true)))).then_some(node)
         });
     }
     asked.join_all().await.into_iter().flatten().collect()
+}
+
+/// Which of `nodes` say within [`ASK_MAX`] that they have this blob.
+pub(super) async fn blob_holders(shared: &Arc<Shared>, content: ContentId, nodes: &[NodeId]) -> BTreeSet<NodeId> {
+    let request = || HeldRequest { log: Some(content), bundles: Vec::new() };
+    ask_all(shared, nodes, request).await
 }
 
 /// Whether all of it is on this disk.

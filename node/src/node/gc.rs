@@ -3,7 +3,8 @@
 //! ended longer ago than the retention says and are not kept for good, name nothing any more.
 //!
 //! A quota goes further: the least used files of ended jobs go until the rest fits, never those of
-//! unfinished or kept jobs. Without a quota nothing that is named is ever removed.
+//! unfinished or kept jobs. Without a quota nothing that is named is ever removed. Cached values that count are named,
+//! too, and have a quota of their own: beyond it the least used go from this node, wherever else they are.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use proto::record::{GroupRecord, JobRecord, Marks};
 use proto::{ByteSize, ContentId, GroupId, Manifest};
 
-use super::handle::{NodeError, NodeHandle, unix_ms};
+use super::handle::{NodeError, NodeHandle, Shared, unix_ms};
+use super::value_files::Held;
+use super::values;
 use crate::blobs::{BlobStore, Freed, Sweep, SweepUntil};
 use crate::store::GroupFilter;
 
@@ -34,6 +37,8 @@ pub struct Retention {
     pub older_than: Option<Duration>,
     /// All blobs together take at most so much, as far as unfinished and kept jobs allow; `None`: no limit.
     pub bytes_max: Option<ByteSize>,
+    /// Cached values take at most so much on this node; `None`: no limit.
+    pub cache_max: Option<ByteSize>,
 }
 
 /// What a collection did, or would do.
@@ -55,7 +60,11 @@ pub(crate) struct Collection {
 pub(crate) fn collect(node: &NodeHandle, retention: Retention, dry_run: bool) -> Result<Collection, NodeError> {
     let oldest_unix_ms = retention.older_than.map_or(0, |age| unix_ms().saturating_sub(millis(age)));
     let sweep = Sweep { unused_for: UNUSED_FOR, until: SweepUntil::Done, dry_run };
-    let needed = needed(node, oldest_unix_ms)?;
+    let mut needed = needed(node, oldest_unix_ms)?;
+    if let Some(max) = retention.cache_max {
+        evict(&node.shared, &needed, max, dry_run)?;
+    }
+    values::for_each(&node.shared, |_, _, value| needed.extend([value.content]))?;
     let mut collection =
         Collection { freed: node.blobs().sweep(|id| needed.contains(&id), sweep)?, ..Collection::default() };
     let used = node.blobs().usage()?;
@@ -77,6 +86,33 @@ pub(crate) fn collect(node: &NodeHandle, retention: Retention, dry_run: bool) ->
         forget_checkpoints(node)?;
     }
     Ok(collection)
+}
+
+/// Removes the least used cached values from this node until the rest takes at most `max`; blobs that somebody `needed`
+/// stay. Other nodes keep theirs, and whoever wants one of these later fetches it, or computes it again. Blocks.
+///
+/// # Errors
+/// [`NodeError`]; what was removed before stays removed.
+fn evict(shared: &Shared, needed: &BTreeSet<ContentId>, max: ByteSize, dry_run: bool) -> Result<Freed, NodeError> {
+    let cache = |source| NodeError::Cache { dir: shared.home.cache(), source };
+    let held = shared.values.files.held().map_err(cache)?;
+    let mut left: u64 = held.iter().map(|held| held.bytes).sum();
+    let mut freed = Freed::default();
+    for Held { key, bytes, content } in held {
+        if left <= max.0 {
+            break;
+        }
+        if !dry_run {
+            shared.values.files.remove(key);
+            if let Some(content) = content.filter(|content| !needed.contains(content)) {
+                shared.blobs.discard(content)?;
+            }
+        }
+        left -= bytes;
+        freed.blobs += 1;
+        freed.bytes += bytes;
+    }
+    Ok(freed)
 }
 
 /// Removes the checkpoint directories of jobs that have ended: nobody goes on from there. What cannot be removed now

@@ -29,6 +29,7 @@ use super::secrets::Secrets;
 use super::tail::{self, LogChunk};
 use super::told;
 use super::tracking::Tracks;
+use super::values::Values;
 use crate::blobs::{BlobStore, FetchProgress};
 use crate::net::NetHandle;
 use crate::store::{GroupFilter, ProjectSummary, Store, StoreError};
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     pub(super) tracks: Tracks,
     pub(super) machine: Machine,
     pub(super) ran_withs: RanWiths,
+    pub(super) values: Values,
     /// What goes on the path of every job's Python; `None`: it could not be written.
     pub(super) sdk: Option<PathBuf>,
     /// This program, for jobs that submit jobs.
@@ -172,6 +174,14 @@ pub enum NodeError {
     /// The blob store failed.
     #[error(transparent)]
     Blob(#[from] crate::blobs::BlobError),
+    /// The cache's directory cannot be written.
+    #[error("cannot use the cache in {}: {source}; is the disk full, or not writable?", dir.display())]
+    Cache {
+        /// Which.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Something that was named is not known here.
     #[error("{0}")]
     Unknown(String),
@@ -541,7 +551,7 @@ impl NodeHandle {
     }
 
     /// Every node that can be asked for a blob.
-    async fn providers(&self) -> Result<Vec<NodeId>, NodeError> {
+    pub(super) async fn providers(&self) -> Result<Vec<NodeId>, NodeError> {
         let view = self.view().await?;
         let connected = view.nodes.iter().filter(|(_, seen)| seen.connected).map(|(&node, _)| node);
         Ok(connected.filter(|&node| node != view.me).collect())

@@ -15,6 +15,7 @@ mod cluster;
 mod collect;
 mod config;
 mod copies;
+mod flight;
 pub(crate) mod gc;
 mod handle;
 mod home;
@@ -30,6 +31,9 @@ mod times;
 pub(crate) mod told;
 pub(crate) mod tracking;
 mod usage;
+mod value_files;
+mod value_socket;
+mod values;
 mod watch;
 
 pub(crate) use actor::CLUSTER_STORY;

@@ -26,6 +26,8 @@ use super::peers::Peers;
 use super::ran_with::RanWiths;
 use super::secrets::Secrets;
 use super::tracking::{self, Tracks};
+use super::values::{self, Values};
+use super::{flight, value_socket};
 use crate::blobs::{BlobError, BlobStore};
 use crate::exec::client::{RunnerError, RunnerHandle, RunnerLaunch};
 use crate::exec::environment::{EnvironmentError, Environments};
@@ -155,6 +157,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     // Jobs that do not import it run all the same.
     let sdk = crate::sdk::unpack(&config.home.sdk());
     let sdk = sdk.map_err(|error| notices.push(format!("jobs cannot import foundations: {error}"))).ok();
+    let cache = config.home.cache();
+    let values = Values::open(&cache).map_err(|source| StartError::Home { dir: cache, source })?;
     let shared = Arc::new(Shared {
         home: config.home.clone(),
         me,
@@ -168,6 +172,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         tracks: Tracks::default(),
         machine: machine.clone(),
         ran_withs: RanWiths::default(),
+        values,
         sdk,
         exe: config.exe.clone(),
         is_removed: is_removed.into(),
@@ -219,6 +224,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let handle = NodeHandle { commands, shared };
     tokio::spawn(super::gc::keep_house(handle.clone(), config.retention));
     tokio::spawn(super::gc::keep_small());
+    match value_socket::open(&config.home.cache_socket()) {
+        Ok(listener) => drop(tokio::spawn(value_socket::serve(handle.clone(), listener))),
+        Err(error) => notices.push(format!("programs keep cached values on this machine only: {error}")),
+    }
+    tokio::spawn(flight::keep_renewing(handle.clone()));
+    tokio::spawn(values::adopt(handle.clone()));
     Ok(Running { handle, notices, addrs, is_new_cluster: is_new, ended })
 }
 
@@ -404,7 +415,7 @@ async fn serve_bulk(shared: Arc<Shared>, mut inbound: mpsc::Receiver<net::Inboun
                     }
                 }
                 net::BulkProtocol::Tail => super::tail::serve(shared.clone(), stream).await,
-                net::BulkProtocol::Ask => super::ask::serve(shared.clone(), stream).await,
+                net::BulkProtocol::Ask => super::ask::serve(shared.clone(), from, stream).await,
                 net::BulkProtocol::Tunnel => tracing::debug!("tunnels are not served yet"),
             }
             drop(permit);

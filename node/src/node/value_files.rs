@@ -61,10 +61,8 @@ pub(super) struct Held {
     pub(super) key: ValueKey,
     /// What it takes: the value, wherever its bytes are.
     pub(super) bytes: u64,
-    /// The blob that holds them; `None`: the record itself.
+    /// The blob that holds them, or may hold them beside the record.
     pub(super) content: Option<ContentId>,
-    /// When it was last used, to a minute.
-    pub(super) used: SystemTime,
 }
 
 /// The directory of the cache.
@@ -212,12 +210,12 @@ impl ValueFiles {
         for key in self.keys()? {
             let used = fs::metadata(self.path(&key.to_string())).and_then(|meta| meta.modified());
             if let (Some((line, _)), Ok(used)) = (self.line(key), used) {
-                let content = line.blob.filter(|_| !line.inline).and_then(|blob| blob.parse().ok());
-                held.push(Held { key, bytes: line.bytes, content, used });
+                let content = line.blob.and_then(|blob| blob.parse().ok());
+                held.push((used, Held { key, bytes: line.bytes, content }));
             }
         }
-        held.sort_by_key(|held| held.used);
-        Ok(held)
+        held.sort_by_key(|(used, _)| *used);
+        Ok(held.into_iter().map(|(_, held)| held).collect())
     }
 
     /// Removes what was written to be handed over long ago, and records that were never finished.
@@ -226,7 +224,8 @@ impl ValueFiles {
         for dir in prefixes.chain([self.dir.join("incoming")]) {
             for file in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 let is_left = file.file_name().to_str().is_some_and(|name| name.starts_with(".new-"));
-                let is_old = file.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| is_older(at, INCOMING_MAX));
+                let is_old =
+                    file.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| is_older(at, INCOMING_MAX));
                 if is_old && (is_left || dir.ends_with("incoming")) {
                     // The next start tries again.
                     let _ = fs::remove_file(file.path());
@@ -284,7 +283,8 @@ mod tests {
         let small = fs::read_to_string(files.path(&KEY.to_string())).unwrap();
         files.write(line(70_000), Bytes::Blob(Path::new("/blobs/ce"))).unwrap();
         let large = fs::read_to_string(files.path(&KEY.to_string())).unwrap();
-        let samples = [Sample::text("a small value", &line(5), &small), Sample::text("a large one", &line(70_000), &large)];
+        let samples =
+            [Sample::text("a small value", &line(5), &small), Sample::text("a large one", &line(70_000), &large)];
         check("node.ValueRecord", &samples);
     }
 

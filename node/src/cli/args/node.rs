@@ -48,6 +48,9 @@ pub(crate) struct StartArgs {
     /// Keep at most so much: the least used files of ended jobs go first
     #[arg(long, value_name = "SIZE", value_parser = values::size, allow_hyphen_values = true)]
     pub(crate) blobs_max: Option<proto::ByteSize>,
+    /// Keep at most so much of cached values: the least used go first
+    #[arg(long, value_name = "SIZE", value_parser = values::size, allow_hyphen_values = true)]
+    pub(crate) cache_max: Option<proto::ByteSize>,
     /// A label of this node; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     pub(crate) labels: Vec<Pair>,

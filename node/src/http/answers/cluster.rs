@@ -158,6 +158,7 @@ pub(crate) async fn gc(
     let retention = Retention {
         older_than: (older_than_s > 0).then(|| Duration::from_secs(older_than_s)),
         bytes_max: max_bytes.map(ByteSize),
+        cache_max: None,
     };
     let Collection { freed, left_bytes, named } =
         blocking(move || Ok::<_, Refusal>(gc::collect(&handle, retention, dry_run)?)).await?;
