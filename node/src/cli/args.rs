@@ -1,6 +1,7 @@
 //! The words of the command line. Parsing only validates; `start.rs`, `submit.rs` and the others turn words
 //! into requests. Every command has `--json` and `--home`; the same flag means the same everywhere.
 
+mod cache;
 mod job;
 mod node;
 mod submit;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use cache::{CacheArgs, CacheCommand, CacheGcArgs, CacheListArgs};
 pub(crate) use job::{
     CompareArgs, ExplainArgs, ExportArgs, ExportFormat, FilterArgs, GetArgs, GraphArgs, JobArgs, JobCommand, ListArgs,
     LogsArgs, MarkArgs, NoteArgs, StopArgs, TagArgs,
@@ -105,6 +107,9 @@ pub(crate) enum Command {
                             fnode gc --older-than 30d   also of jobs that are older and not kept (fnode job keep)"
     )]
     Gc(GcArgs),
+    /// Look at values of cached calls, and remove them
+    #[command(subcommand_required = true)]
+    Cache(CacheArgs),
     /// Keep values that jobs need and nobody else may see
     #[command(subcommand_required = true)]
     Secret(SecretArgs),

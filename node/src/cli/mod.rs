@@ -8,6 +8,7 @@
 mod args;
 mod atlas;
 mod bundle;
+mod cache;
 mod checkout;
 mod client;
 mod cluster;
@@ -131,6 +132,7 @@ async fn ask(command: Command, client: Client, output: Output) -> Result<Exit, C
         Command::Logs(args) => follow::logs(client, &args, output).await,
         Command::Status(args) => cluster::status(client, &args, output).await,
         Command::Node(args) => cluster::node(client, args.command, output).await,
+        Command::Cache(args) => cache::cache(client, args.command, output).await,
         Command::Project(args) => cluster::project(client, args.command, output).await,
         Command::Secret(args) => cluster::secret(client, args.command, output).await,
         Command::Shutdown(args) => cluster::shutdown(client, &args, output).await,

@@ -131,6 +131,16 @@ pub(crate) fn variable(text: &str) -> Result<Pair, String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// The beginning of a cached value's key.
+pub(crate) fn cache_key(text: &str) -> Result<String, String> {
+    let is_key = (4..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_key {
+        Ok(text.to_lowercase())
+    } else {
+        Err("a key is 4 to 64 hexadecimal digits, as fnode cache list shows".to_owned())
+    }
+}
+
 /// Name of a secret, which becomes a variable.
 pub(crate) fn secret_name(text: &str) -> Result<String, String> {
     check_variable(text).map_err(line)?;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::answers::{
-    atlas, blobs, cluster, events, jobs, logs, nodes, points, projects, record, runs, secrets, submit, track,
+    atlas, blobs, cache, cluster, events, jobs, logs, nodes, points, projects, record, runs, secrets, submit, track,
 };
 use super::openapi::Described;
 use super::refusal::Refusal;
@@ -19,6 +19,9 @@ use super::words::atlas::{
     AtlasTagRequest,
 };
 use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs, OutputsQuery};
+use super::words::cache::{
+    CacheCollectRequest, CacheCollected, CacheQuery, CacheStats, CacheValue, CacheValues, CacheWhy,
+};
 use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
 use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequest, MemberQuery, WaitQuery};
@@ -200,6 +203,12 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::GET, "/projects", "All projects", projects::list).gives::<Projects>(),
         Route::new(M::GET, "/projects/{name}", "One project", projects::show).gives::<ProjectWord>(),
         Route::new(M::PUT, "/projects/{name}", "Describe a project", projects::describe).takes::<ProjectRequest>().gives::<Done>(),
+        Route::new(M::GET, "/cache/stats", "What the cache holds and saves", cache::stats).gives::<CacheStats>(),
+        Route::new(M::POST, "/cache/gc", "Remove the least used cached values from this node", cache::gc).takes::<CacheCollectRequest>().gives::<CacheCollected>(),
+        Route::new(M::GET, "/cache/values", "Cached values, the newest first", cache::list).asks::<CacheQuery>().gives::<CacheValues>(),
+        Route::new(M::GET, "/cache/values/{key}", "One value, by key or unique prefix", cache::show).gives::<CacheValue>(),
+        Route::new(M::DELETE, "/cache/values/{key}", "Remove a value from every node", cache::purge).gives::<Done>(),
+        Route::new(M::GET, "/cache/values/{key}/why", "What differed from the nearest earlier call", cache::why).gives::<CacheWhy>(),
         Route::new(M::GET, "/secrets", "Names of this node's secrets", secrets::list).gives::<SecretNames>(),
         Route::new(M::PUT, "/secrets/{name}", "Keep a secret on this node", secrets::set).takes_bytes(SECRET_MAX + 1).gives::<Done>(),
         Route::new(M::DELETE, "/secrets/{name}", "Forget a secret", secrets::remove).gives::<Done>(),

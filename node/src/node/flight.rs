@@ -261,6 +261,13 @@ pub(super) async fn keep_renewing(node: NodeHandle) {
         beat.tick().await;
         let values = &node.shared.values;
         values.leases().sweep(values.now());
+        let shared = node.shared.clone();
+        let saved = blocking(move || {
+            shared.values.save_hits();
+            Ok(())
+        });
+        // Closing is told by what follows.
+        let _ = saved.await;
         if matches!(renew(&node).await, Err(NodeError::Closing)) {
             return;
         }

@@ -115,6 +115,14 @@ fn evict(shared: &Shared, needed: &BTreeSet<ContentId>, max: ByteSize, dry_run: 
     Ok(freed)
 }
 
+/// [`evict`], sparing what jobs name.
+///
+/// # Errors
+/// As [`evict`].
+pub(super) fn evict_values(node: &NodeHandle, max: ByteSize, dry_run: bool) -> Result<Freed, NodeError> {
+    evict(&node.shared, &needed(node, 0)?, max, dry_run)
+}
+
 /// Removes the checkpoint directories of jobs that have ended: nobody goes on from there. What cannot be removed now
 /// can be the next time.
 fn forget_checkpoints(node: &NodeHandle) -> Result<(), NodeError> {

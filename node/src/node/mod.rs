@@ -10,6 +10,7 @@ mod attempts;
 pub mod attend;
 mod blob_link;
 pub(crate) mod bundle;
+pub(crate) mod cached;
 mod checkpoints;
 mod cluster;
 mod collect;

@@ -59,6 +59,8 @@ struct Ask {
     #[serde(default)]
     function: String,
     #[serde(default)]
+    project: String,
+    #[serde(default)]
     wait_ms: u64,
 }
 
@@ -258,10 +260,14 @@ impl Program {
     async fn ask(&self, ask: Ask) -> Result<Said, Refused> {
         let key = key_of(&ask.key)?;
         check_name("function", &ask.function)?;
+        check_name("project", &ask.project)?;
         let wait = Duration::from_millis(ask.wait_ms).min(WAIT_MAX);
         let wanted = flight::want(&self.node, self.number, key, &ask.function, wait);
         Ok(match wanted.await? {
-            Found::Hit => Said::Hit {},
+            Found::Hit => {
+                self.count_hit(key, &ask.project).await?;
+                Said::Hit {}
+            }
             Found::Compute => Said::Compute { lease: lease_of(self.number) },
             Found::Alone => Said::Alone {},
             Found::Busy { node, since_ms } => {
@@ -269,6 +275,17 @@ impl Program {
                 Said::Busy { node: name, seconds: Duration::from_millis(since_ms).as_secs_f64() }
             }
         })
+    }
+
+    async fn count_hit(&self, key: ValueKey, project: &str) -> Result<(), NodeError> {
+        let (shared, project) = (self.node.shared.clone(), project.to_owned());
+        values::blocking(move || {
+            let known = shared.store.value(key)?.unwrap_or_default();
+            let took_ms = known.canonical(unix_ms()).map_or(0, |(_, value)| value.took_ms);
+            shared.values.note_hit(&project, took_ms);
+            Ok(())
+        })
+        .await
     }
 
     async fn store(&self, store: Store) -> Result<Said, Refused> {

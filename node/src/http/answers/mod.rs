@@ -2,6 +2,7 @@
 
 pub(crate) mod atlas;
 pub(crate) mod blobs;
+pub(crate) mod cache;
 pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod jobs;

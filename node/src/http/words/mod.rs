@@ -6,6 +6,7 @@
 
 pub mod atlas;
 pub mod blob;
+pub mod cache;
 pub mod ending;
 pub mod error;
 pub mod explain;

@@ -1,0 +1,78 @@
+//! `fnode cache …`: the words.
+
+use clap::{Args, Subcommand};
+
+use crate::cli::values;
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Say what the cache holds, for whom, and how much time it saved programs on this machine
+    #[command(
+        after_help = "Values are those that all nodes know. Hits are values that this node handed to programs on its machine;\n\
+                      what they read again by themselves is not counted.\n\n\
+                      EXAMPLES:\n  fnode cache stats\n  fnode cache stats --json | jq .hits"
+    )]
+    Stats,
+    /// List values, the newest first
+    #[command(after_help = "EXAMPLES:\n  fnode cache list\n  fnode cache list --function lab.train --user ada\n  \
+                      fnode cache list --project vision --json")]
+    List(CacheListArgs),
+    /// Show one value
+    #[command(after_help = "EXAMPLES:\n  fnode cache show 3fa9\n  fnode cache show 3fa9 --json")]
+    Show(CacheKeyArgs),
+    /// Say what differed from the nearest earlier call of the same function
+    #[command(
+        after_help = "EXAMPLES:\n  fnode cache why 3fa9\n  fnode cache list --function lab.train   to find the key"
+    )]
+    Why(CacheKeyArgs),
+    /// Remove a value from every node: the next call computes it again
+    #[command(
+        after_help = "EXAMPLES:\n  fnode cache purge 3fa9\n  fnode gc    also frees the bytes of what was purged"
+    )]
+    Purge(CacheKeyArgs),
+    /// Remove the least used values from this node's disk; other nodes keep theirs
+    #[command(
+        after_help = "EXAMPLES:\n  fnode cache gc --max-size 20GiB\n  fnode cache gc --max-size 20GiB --dry-run\n  \
+                      fnode start --cache-max 20GiB   does so every hour"
+    )]
+    Gc(CacheGcArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheListArgs {
+    /// Only values of this function, as package.module.name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) function: Option<String>,
+    /// Only values that were computed for this project
+    #[arg(long, value_name = "PROJECT", value_parser = values::project)]
+    pub(crate) project: Option<String>,
+    /// Only values that were computed for this user
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheKeyArgs {
+    /// The value's key, or as much of its beginning as is unique
+    #[arg(value_name = "KEY", value_parser = values::cache_key)]
+    pub(crate) key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheGcArgs {
+    /// What values may take on this node
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(crate) max_size: proto::ByteSize,
+    /// Only say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}

@@ -1,0 +1,192 @@
+//! What people ask of the cache: which values there are, what they save, why one was not found. Answers come from the
+//! log's records; only `why` looks into values, at what their keys were made of.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use proto::{ByteSize, NodeId, ValueKey, ValueNote};
+
+use super::gc;
+use super::handle::{NodeError, NodeHandle, unix_ms};
+use super::value_files::RecordLine;
+use super::values::{self, blocking, for_each};
+use crate::blobs::Freed;
+
+/// A value begins with this, the length of its head, and the head.
+const MAGIC: &[u8; 4] = b"FNV1";
+/// A head has a line per function, argument and package; more is damage.
+const HEAD_MAX: u32 = 16 << 20;
+/// Earlier values of a function that are looked at for one that can be had.
+const EARLIER_MAX: usize = 8;
+
+/// A value that counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Cached {
+    pub(crate) key: ValueKey,
+    pub(crate) maker: NodeId,
+    pub(crate) note: ValueNote,
+    /// Programs on this machine find it without asking.
+    pub(crate) is_here: bool,
+}
+
+/// Which values a listing wants; empty texts want all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) function: String,
+    pub(crate) project: String,
+    pub(crate) user: String,
+}
+
+/// Parts of a key, by kind and name, with their digests.
+pub(crate) type Parts = BTreeMap<(String, String), String>;
+
+/// Why a value was computed although there was one before.
+pub(crate) struct Why {
+    pub(crate) value: Cached,
+    /// The nearest earlier value of the same function, with what it was made of.
+    pub(crate) earlier: Option<(Cached, Parts)>,
+    pub(crate) parts: Parts,
+}
+
+impl NodeHandle {
+    /// Every value that `wanted` matches, the newest first, and at most `limit` of them. Blocks.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`].
+    pub(crate) fn cached(&self, wanted: &Wanted, limit: usize) -> Result<Vec<Cached>, NodeError> {
+        let mut found = Vec::new();
+        let is = |wanted: &str, has: &str| wanted.is_empty() || wanted == has;
+        for_each(&self.shared, |key, maker, note| {
+            if is(&wanted.function, &note.function)
+                && is(&wanted.project, &note.project)
+                && is(&wanted.user, &note.user)
+            {
+                found.push((key, maker, note));
+            }
+        })?;
+        found.sort_by_key(|(key, _, note)| (std::cmp::Reverse(note.made_unix_ms), *key));
+        found.truncate(limit);
+        Ok(found.into_iter().map(|(key, maker, note)| self.looked_at(key, maker, note)).collect())
+    }
+
+    fn looked_at(&self, key: ValueKey, maker: NodeId, note: ValueNote) -> Cached {
+        let is_here = self.shared.values.files.names(key, note.content);
+        Cached { key, maker, note, is_here }
+    }
+
+    /// The values whose key begins with `prefix`, in lower-case hex digits; at most `limit`. Blocks.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`].
+    pub(crate) fn cached_with_prefix(&self, prefix: &str, limit: usize) -> Result<Vec<Cached>, NodeError> {
+        if let Ok(key) = prefix.parse::<ValueKey>() {
+            let record = self.shared.store.value(key)?.unwrap_or_default();
+            let found = record.canonical(unix_ms()).map(|(maker, note)| self.looked_at(key, maker, note.clone()));
+            return Ok(found.into_iter().collect());
+        }
+        let mut found = Vec::new();
+        for_each(&self.shared, |key, maker, note| {
+            if found.len() < limit && key.to_string().starts_with(prefix) {
+                found.push((key, maker, note));
+            }
+        })?;
+        Ok(found.into_iter().map(|(key, maker, note)| self.looked_at(key, maker, note)).collect())
+    }
+
+    /// Values that programs on this machine were handed, and the milliseconds that this saved them, by project.
+    pub(crate) fn cache_hits(&self) -> BTreeMap<String, [u64; 2]> {
+        self.shared.values.hits()
+    }
+
+    /// Hides every value of a key, on every node.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub(crate) async fn purge_cached(&self, key: ValueKey) -> Result<(), NodeError> {
+        values::purge(self, key).await
+    }
+
+    /// Removes the least used values from this node until the rest takes at most `max`. Blocks.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub(crate) fn evict_cached(&self, max: ByteSize, dry_run: bool) -> Result<Freed, NodeError> {
+        gc::evict_values(self, max, dry_run)
+    }
+
+    /// What a value was made of, and the nearest earlier one of its function. Brings both to this node.
+    ///
+    /// # Errors
+    /// [`NodeError::Unreachable`] when the value itself cannot be had.
+    pub(crate) async fn why_cached(&self, value: Cached) -> Result<Why, NodeError> {
+        let parts = self.parts_of(value.key).await?;
+        let parts = parts.ok_or_else(|| NodeError::Unreachable(format!("the value of {}", value.key.short())))?;
+        let (shared, note) = (self.shared.clone(), value.note.clone());
+        let rows = blocking(move || Ok(shared.store.values_of(&note.function, note.made_unix_ms, EARLIER_MAX)?));
+        for row in rows.await?.into_iter().filter(|row| row.key != value.key) {
+            let (node, key) = (self.clone(), row.key);
+            let found = blocking(move || node.cached_with_prefix(&key.to_string(), 1)).await?.pop();
+            // One that is out of reach tells nothing; one before it may.
+            if let (Some(earlier), Some(parts_then)) = (found, self.parts_of(row.key).await?) {
+                return Ok(Why { value, earlier: Some((earlier, parts_then)), parts });
+            }
+        }
+        Ok(Why { value, earlier: None, parts })
+    }
+
+    async fn parts_of(&self, key: ValueKey) -> Result<Option<Parts>, NodeError> {
+        if !values::bring(self, key).await? {
+            return Ok(None);
+        }
+        let shared = self.shared.clone();
+        blocking(move || Ok(shared.values.files.read(key).and_then(|(line, body)| head(&line, &body)))).await
+    }
+}
+
+/// The parts in a container's head; `None` when it has none that can be read.
+fn head(line: &RecordLine, body: &[u8]) -> Option<Parts> {
+    match &line.path {
+        Some(path) if !line.inline => parts_in(std::fs::File::open(path).ok()?),
+        _ => parts_in(body),
+    }
+}
+
+fn parts_in(mut bytes: impl std::io::Read) -> Option<Parts> {
+    let mut start = [0; 8];
+    bytes.read_exact(&mut start).ok()?;
+    let (magic, len) = start.split_at(4);
+    let len = u32::from_le_bytes(len.try_into().ok()?);
+    if magic != MAGIC || len > HEAD_MAX {
+        return None;
+    }
+    let mut text = Vec::new();
+    bytes.take(u64::from(len)).read_to_end(&mut text).ok()?;
+    let head: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let part = |part: &serde_json::Value| {
+        let word = |at: usize| part.get(at)?.as_str().map(str::to_owned);
+        Some(((word(0)?, word(1)?), word(2)?))
+    };
+    head.get("parts")?.as_array()?.iter().map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(head: &str) -> Vec<u8> {
+        let len = u32::try_from(head.len()).unwrap().to_le_bytes();
+        [MAGIC.as_slice(), &len, head.as_bytes(), b"pickle"].concat()
+    }
+
+    #[test]
+    fn parts_are_read_from_the_head_of_a_value() {
+        let bytes = container(r#"{"kind":"pickle5","parts":[["function","lab.f","aa"],["argument","x","bb"]]}  "#);
+        let parts = parts_in(bytes.as_slice()).unwrap();
+        assert_eq!(parts[&("argument".to_owned(), "x".to_owned())], "bb");
+        assert_eq!(parts.len(), 2);
+        let wrong = [b"FNV2".to_vec(), Vec::new(), container("{}"), container(r#"{"parts":[[1]]}"#), container("[")];
+        for bytes in wrong.iter().chain([&bytes[..20].to_vec(), &b"FNV1\xff\xff\xff\xff{}".to_vec()]) {
+            assert_eq!(parts_in(bytes.as_slice()), None, "{bytes:?}");
+        }
+    }
+}
