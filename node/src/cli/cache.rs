@@ -80,7 +80,7 @@ fn stats_text(stats: &CacheStats) -> String {
                 Cell::new(length(used.took_ms)),
             ]
         });
-        text = text + "\n\n" + &table(&["project", "user", "values", "size", "to compute"], rows);
+        text = text + "\n" + &table(&["project", "user", "values", "size", "to compute"], rows);
     }
     if !stats.hits.is_empty() {
         let rows = stats
