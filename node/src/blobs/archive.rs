@@ -1,7 +1,7 @@
 //! A directory is copied as it would be submitted: what a script that was started by hand leaves behind.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -27,7 +27,8 @@ pub struct Archived {
 pub fn archive(from: &Path, to: &Path, max: u64) -> Result<Archived, PackError> {
     let mut archived = Archived::default();
     let mut odd = 0;
-    let all = walk(from, Rules::Bundle, |_| {
+    let max = max.min(free_bytes(to) / 2);
+    let all = walk(from, Rules::Archive, |_| {
         odd += 1;
         Ok(())
     })?;
@@ -51,18 +52,34 @@ pub fn archive(from: &Path, to: &Path, max: u64) -> Result<Archived, PackError> 
     Ok(archived)
 }
 
-/// Copies a file of at most `left` bytes.
+/// What a user may still write there; all of it where nobody can tell.
+fn free_bytes(dir: &Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Copies a file of at most `left` bytes, and of it no more than it says to have: some have no end.
 fn copy_within(source: &Path, target: &Path, left: u64) -> io::Result<u64> {
-    if fs::symlink_metadata(source)?.len() > left {
+    let file = fs::File::open(source)?;
+    let meta = file.metadata()?;
+    if meta.len() > left {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    // The standard library copies inside the kernel, and shares blocks where it can.
-    fs::copy(source, target)
+    // The standard library copies inside the kernel, which shares blocks where it can.
+    let copied = io::copy(&mut file.take(meta.len()), &mut fs::File::create(target)?)?;
+    fs::set_permissions(target, meta.permissions())?;
+    Ok(copied)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_copied_as_far_as_it_says_to_be() {
+        let to = tempfile::tempdir().unwrap();
+        let copied = copy_within(Path::new("/proc/self/maps"), &to.path().join("maps"), 100).unwrap();
+        assert_eq!((copied, fs::read(to.path().join("maps")).unwrap().len()), (0, 0));
+    }
 
     #[test]
     fn what_would_be_submitted_is_copied_within_the_limit() {

@@ -38,6 +38,8 @@ const VENV_MARK: &str = "pyvenv.cfg";
 pub(super) enum Rules {
     /// The defaults and `.fnodeignore`: what a user submits.
     Bundle,
+    /// The same, without what is mounted below: nobody chose this directory, a script was started in it.
+    Archive,
     /// The defaults alone: a result is not lost because its directory is not submitted.
     Outputs,
 }
@@ -107,7 +109,10 @@ fn walker(root: &Path, rules: Rules) -> WalkBuilder {
     let mut builder = WalkBuilder::new(root);
     builder.standard_filters(false).follow_links(false);
     let mut rescued = Gitignore::empty();
-    if rules == Rules::Bundle {
+    if rules == Rules::Archive {
+        builder.same_file_system(true);
+    }
+    if matches!(rules, Rules::Bundle | Rules::Archive) {
         builder.add_custom_ignore_filename(IGNORE_FILE);
         let mut patterns = GitignoreBuilder::new(root);
         // A bad pattern is reported by the walk itself, with its line.

@@ -20,6 +20,11 @@ use crate::track::last_exit;
 
 /// What of the directory is kept: a data set beside a script is no result.
 const ARCHIVE_MAX_BYTES: u64 = 1 << 30;
+/// Never kept as a whole.
+const OF_THE_MACHINE: [&str; 17] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/mnt", "/opt", "/proc", "/root", "/run", "/sbin", "/sys",
+    "/tmp", "/usr", "/var",
+];
 /// When the process did not say how it ended: it was killed.
 const UNKNOWN: u8 = 1;
 
@@ -69,6 +74,10 @@ async fn wait(process: ProcessId) {
 /// The directory as it is now becomes what the job leaves.
 fn keep(directory: &Path) {
     let Ok(here) = std::env::current_dir() else { return };
+    if is_no_project(directory) {
+        println!("fnode: the files of {} are not kept: it is no project's directory", directory.display());
+        return;
+    }
     match archive(directory, &here, ARCHIVE_MAX_BYTES) {
         Ok(archived) if archived.left_out > 0 => {
             println!(
@@ -82,6 +91,13 @@ fn keep(directory: &Path) {
     }
 }
 
+/// Directories of the machine, and a user's home, hold more than a script's files, and what is nobody else's business.
+fn is_no_project(directory: &Path) -> bool {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    OF_THE_MACHINE.iter().any(|&place| directory == Path::new(place))
+        || home.is_some_and(|home| directory == home || home.starts_with(directory))
+}
+
 /// As the process said in its track file.
 fn ending() -> ExitCode {
     let Some(track) = std::env::var_os("FNODE_TRACK").map(PathBuf::from) else { return ExitCode::from(UNKNOWN) };
@@ -90,6 +106,22 @@ fn ending() -> ExitCode {
         None => {
             println!("fnode: the process ended without saying how; it was killed");
             ExitCode::from(UNKNOWN)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_and_a_home_are_no_projects() {
+        let home = std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned());
+        for directory in ["/", "/etc", "/tmp", "/home", &home] {
+            assert!(is_no_project(Path::new(directory)), "{directory}");
+        }
+        for directory in ["/tmp/mnist", "/data", "/srv/lab/mnist"] {
+            assert!(!is_no_project(Path::new(directory)), "{directory}");
         }
     }
 }
