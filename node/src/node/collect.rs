@@ -6,7 +6,7 @@ use std::path::Path;
 use proto::codec;
 use proto::core_io::Run;
 use proto::event::{AttemptFinished, INLINE_MAX, LogRef};
-use proto::job::BundleRef;
+use proto::job::{BundleRef, Usage};
 use proto::{ContentId, JobState, Manifest};
 
 use super::attempts::{Context, finished};
@@ -50,6 +50,10 @@ impl Collected {
 pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Collected {
     let (shared, run) = (context.shared.clone(), run.clone());
     let mut collected = Collected::from(finished(ended));
+    if run.spec.attends.is_some() {
+        // What waited for the script used next to nothing; what the script itself used is in its series.
+        collected.finished.usage = Usage::default();
+    }
     let goes_on = collected.finished.ending.state() == JobState::Failed && !prepare::is_bare(&run.spec);
     let has_started = collected.finished.started_unix_ms > 0;
     let work = move || {

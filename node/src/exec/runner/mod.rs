@@ -136,6 +136,7 @@ fn run(args: Args) -> Result<(), RunnerFailure> {
     let mut server = Server::new((signals, listener), attempts, record, daemon);
     // The parser of the command line and what else the start needed; a refusal changes nothing.
     let _ = crate::footprint::give_back_program_pages();
+    crate::footprint::forget_peak();
     let result = server.run().map_err(system("wait for events"));
     finish(&files, &server);
     result
