@@ -164,6 +164,17 @@ fn a_job_that_fits_nowhere_waits_and_says_why() {
 }
 
 #[test]
+fn an_array_that_has_ended_is_explained_as_a_whole() {
+    let node = Node::started("alpha");
+    let id = node.submit(&["--array", "1-3"], &["true"]);
+    node.completed(&id);
+    let told = node.json(&["job", "explain", &id]);
+    assert_eq!((&told["state"], &told["summary"]), (&json!("completed"), &json!("it is completed")), "{told}");
+    assert_eq!(node.json(&["job", "explain", &format!("{id}/2")])["summary"], "it has ended: completed");
+    node.refused(&["job", "show", ""], 2, "an id or a name is empty");
+}
+
+#[test]
 fn a_job_waits_for_the_node_that_has_its_data() {
     let node = Node::started("alpha");
     let data = node.file("imagenet");

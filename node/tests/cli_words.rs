@@ -70,7 +70,7 @@ fn wrong_amounts_are_told_before_anything_is_sent() {
         assert!(ran.err.contains(flag), "{flag} {value}: {}", ran.err);
     }
     node.refused(&["submit", "--data", "here", "--", "true"], 2, "data path \"here\" is not absolute");
-    node.refused(&["submit", "--params", "{", "--", "true"], 2, "--params is not JSON; correct it");
+    node.refused(&["submit", "--params", "{", "--", "true"], 2, "--params is not a JSON object; correct it");
     let words = ["submit", "--secret", "A", "--env", "A=1", "--", "true"];
     node.refused(&words, 2, "A is given both as a variable and as a secret");
     node.refused(&["submit", "--no-bundle", "dir", "--", "true"], 2, "the argument '--no-bundle' cannot be used with");

@@ -62,6 +62,9 @@ def table(project_name: str, include_input_params: bool) -> tuple:
 
 def _records(project_name: str) -> List[Dict[str, Any]]:
     client = _client.default()
+    if not isinstance(project_name, str) or not project_name:
+        # No name would mean the jobs of all projects.
+        raise UnknownProjectError("Project `{}` does not exist!".format(project_name))
     try:
         lines = list(client.jobs(project=project_name))
     except NotFoundError:

@@ -82,7 +82,12 @@ def load_parameters(log_parameters: bool = True) -> Dict[str, Any]:
         whole = _track.line('"P"', json_text(parameters, PARAMETERS_FILE))
         # What is too long for one line is kept by its parts alone.
         lines = [whole] if len(whole) <= _track.LINE_MAX else []
-        lines.extend(_line(key, value) for key, value in flatten_parameter_dictionary(parameters).items())
+        for key, value in flatten_parameter_dictionary(parameters).items():
+            try:
+                lines.append(_line(key, value))
+            except ValueError as error:
+                # The job asked for its parameters; that one of them is too long to be shown does not end it.
+                _console.warning("{}; it is not shown with the job".format(error))
         track.write(b"".join(lines))
     return parameters
 

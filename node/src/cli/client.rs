@@ -115,6 +115,10 @@ impl Client {
         content_type: &'static str,
         body: Body,
     ) -> Result<Response<Incoming>, CliError> {
+        // An empty argument would name another thing than the user meant, or nothing.
+        if path.split('?').next().is_some_and(|path| path.ends_with('/') || path.contains("//")) {
+            return Err(CliError::usage("an id or a name is empty", "give one"));
+        }
         let mut sender = match self.sender.take() {
             Some(sender) if !sender.is_closed() => sender,
             _ => self.connect().await?,

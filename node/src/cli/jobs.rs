@@ -237,6 +237,7 @@ fn job_text(job: &JobWord) -> String {
         ("params given", job.params_json.clone()),
         ("params", track::params(job)),
         ("metrics", track::metrics(job)),
+        ("left out", track::left_out(job)),
         ("used", track::system(job)),
         ("artifacts", track::artifacts(job)),
         (

@@ -83,13 +83,26 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Text of jobs and users as it may be shown: control characters could change the terminal, or the table.
+fn clean(text: &str, keeps: &[char]) -> String {
+    let is_odd = |c: char| c.is_control() && !keeps.contains(&c);
+    text.chars().flat_map(|c| if is_odd(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+fn clean_cell(cell: Cell, output: &str) -> Cell {
+    if output.chars().any(char::is_control) { Cell::new(clean(output, &[])) } else { cell }
+}
+
 /// A table without frames.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.iter().map(|name| name.to_uppercase()));
+    table.set_header(header.iter().map(|name| clean(name, &[]).to_uppercase()));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.into_iter().map(|cell| {
+            let content = cell.content();
+            clean_cell(cell, &content)
+        }));
     }
     // Frames are gone, but each cell keeps the space that stood beside one.
     let text = table.to_string();
@@ -103,7 +116,7 @@ pub(crate) fn fields(pairs: &[(&str, String)]) -> String {
     for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
         for (at, line) in value.lines().enumerate() {
             let name = if at == 0 { name } else { "" };
-            text.push_str(&format!("{name:width$}  {line}\n"));
+            text.push_str(&format!("{name:width$}  {}\n", clean(line, &['\t'])));
         }
     }
     text
@@ -130,5 +143,12 @@ mod tests {
     fn fields_are_aligned_and_empty_ones_left_out() {
         let text = fields(&[("id", "7".to_owned()), ("note", String::new()), ("command", "a\nb".to_owned())]);
         assert_eq!(text, "id       7\ncommand  a\n         b\n");
+    }
+
+    #[test]
+    fn a_job_cannot_speak_to_the_terminal() {
+        let rows = vec![vec![Cell::new("\u{1b}[31mred\nx"), Cell::new("ä")]];
+        assert_eq!(table(&["a\u{7}", "b"], rows), "A\\U{7}            B\n\\u{1b}[31mred\\nx  ä");
+        assert_eq!(fields(&[("tags", "k=\u{1b}[2J\tv".to_owned())]), "tags  k=\\u{1b}[2J\tv\n");
     }
 }

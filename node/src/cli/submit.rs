@@ -250,12 +250,18 @@ fn check_directory(dir: &Path) -> Result<(), CliError> {
 
 /// JSON text as it is, else a file with JSON.
 fn params(given: &str) -> Result<String, CliError> {
-    let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    // An empty file means no parameters, as it does for who reads it.
+    let is_json = |text: &str| {
+        text.trim().is_empty() || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
+    };
     if given.trim_start().starts_with(['{', '[']) {
         if is_json(given) {
             return Ok(given.to_owned());
         }
-        return Err(CliError::usage("--params is not JSON", "correct it, or give the name of a file with JSON"));
+        return Err(CliError::usage(
+            "--params is not a JSON object",
+            "correct it, or give the name of a file with JSON",
+        ));
     }
     let path = Path::new(given);
     let remedy = "give a file with JSON, or JSON text";
@@ -266,7 +272,11 @@ fn params(given: &str) -> Result<String, CliError> {
         return Err(CliError::usage(what, "put it into the directory instead"));
     }
     let text = std::fs::read_to_string(path).map_err(refuse)?;
-    if is_json(&text) { Ok(text) } else { Err(CliError::usage(format!("{given} does not hold JSON"), "correct it")) }
+    if is_json(&text) {
+        Ok(text)
+    } else {
+        Err(CliError::usage(format!("{given} does not hold a JSON object"), "correct it"))
+    }
 }
 
 #[cfg(test)]
@@ -336,12 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_json_or_a_file_with_it() {
+    fn parameters_are_a_json_object_or_a_file_with_one() {
         let tmp = tempfile::tempdir().unwrap();
         let file = tmp.path().join("params.json");
         std::fs::write(&file, "{\"lr\": 0.1}").unwrap();
         assert_eq!(params(file.to_str().unwrap()).unwrap(), "{\"lr\": 0.1}");
-        assert_eq!(params("[1]").unwrap(), "[1]");
+        assert!(params("[1]").is_err(), "whoever reads them wants an object");
         assert!(params("{").is_err() && params("/no/such/file").is_err());
         std::fs::write(&file, "lr: 1").unwrap();
         assert!(params(file.to_str().unwrap()).is_err());

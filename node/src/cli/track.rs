@@ -49,6 +49,16 @@ pub(super) fn metrics(job: &JobWord) -> String {
     job.line.told.metrics.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// That a job told more than its record holds.
+pub(super) fn left_out(job: &JobWord) -> String {
+    match job.line.told.left_out {
+        0 => String::new(),
+        count => {
+            format!("{count} parameters, metrics, tags or lines: beyond the 64 KiB of a record, or not to be read")
+        }
+    }
+}
+
 /// What one job used of its machine, a line each.
 pub(super) fn system(job: &JobWord) -> String {
     let text = |name: &str, value: &Option<Value>| match value {

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, soc
 
 use super::{Context, Verdict};
 use crate::exec::inventory::command;
+use crate::node::Home;
 
 const MDNS_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const MDNS_PORT: u16 = 5353;
@@ -32,7 +33,8 @@ pub(super) fn addresses(_: &Context) -> Verdict {
 
 pub(super) fn port(context: &Context) -> Verdict {
     if context.running {
-        return Verdict::ok(format!("TCP {} is in use by this node", context.port));
+        let port = fs::read_to_string(Home::new(&context.home).last_port()).unwrap_or_default();
+        return Verdict::ok(format!("TCP {} is in use by this node", port.trim()));
     }
     if context.port == 0 {
         return Verdict::ok("any free port");

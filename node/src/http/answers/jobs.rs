@@ -352,7 +352,9 @@ pub(crate) async fn explain(
     let id = job_id(&api.node, &id).await?;
     let (group, job) = job_records(&api.node, id).await?;
     let (_, names) = view(&api.node).await?;
-    let id = first_waiting(&api.node, id, &group).await?;
+    let member = first_waiting(&api.node, id, &group).await?;
+    let job = if member == id { job } else { api.node.job(member)? };
+    let id = member;
     match api.node.explain(id).await? {
         Some(told) if !has_ended(id, &group, job.as_ref()) => {
             Ok(Json(describe::explanation(id, &told, &group, &names)))
@@ -361,18 +363,20 @@ pub(crate) async fn explain(
     }
 }
 
-/// An array as a whole does not wait, its jobs do: the first that has not begun stands for it.
+/// An array as a whole does not wait, its jobs do: the first that has not begun stands for it, else the first that has
+/// not ended.
 async fn first_waiting(node: &NodeHandle, id: JobId, group: &GroupRecord) -> Result<JobId, Refusal> {
     let Some(submitted) = &group.submitted else { return Ok(id) };
-    if id.member != Member::Only || submitted.spec.array.is_empty() {
+    if id.member != Member::Only || submitted.spec.array.is_empty() || group.is_finished() {
         return Ok(id);
     }
     let (handle, members) = (node.clone(), submitted.spec.array.clone());
     let first = blocking(move || {
         let begun = handle.jobs_of(id.group, None, LIMIT_MAX as usize)?;
+        let runs = begun.iter().find(|(_, job)| job.outcome.is_none()).map(|(member, _)| *member);
         let begun: BTreeSet<Member> = begun.into_iter().map(|(member, _)| member).collect();
         let mut indices = members.iter().map(Member::Index);
-        Ok::<_, NodeError>(indices.find(|member| !begun.contains(member)).or(members.iter().map(Member::Index).next()))
+        Ok::<_, NodeError>(indices.find(|member| !begun.contains(member)).or(runs))
     });
     Ok(JobId { group: id.group, member: first.await?.unwrap_or(id.member) })
 }

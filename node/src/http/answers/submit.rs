@@ -72,6 +72,11 @@ pub(crate) async fn rerun(
         return Err(ErrorWord::not_found(format!("job {id} is not known here yet"), "try again in a moment").into());
     };
     let mut spec = (*submitted.spec).clone();
+    if spec.attends.is_some() {
+        let message = format!("job {id} was a script started by hand, which the cluster cannot start again");
+        let hint = "start the script again, or submit its directory: fnode submit";
+        return Err(ErrorWord::new(ErrorCode::Conflict, message, hint).into());
+    }
     if let Member::Index(index) = id.member {
         spec.array = IndexRanges::from_indices([index]);
     }
