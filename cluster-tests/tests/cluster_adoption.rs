@@ -119,6 +119,26 @@ fn a_job_ends_as_it_should_though_runner_and_daemon_left_meanwhile() {
 }
 
 #[test]
+fn a_job_does_not_run_twice_when_its_runner_is_killed() {
+    let lab = Lab::start_with(1, &Launch { respawn: true, ..Launch::default() });
+    let pids = lab.path("pids");
+    let script = format!("echo $$ >> {}; exec sleep 600", pids.display());
+    let job = lab.submit_id(0, &[], &script);
+    let lines =
+        || std::fs::read_to_string(&pids).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default();
+    let started = |count: usize| move |lines: Vec<String>| (lines.len() == count).then_some(lines);
+    wait_for("the first attempt runs", SOON, || started(1)(lines()));
+    lab.wait_state(0, &job, SOON, &["running"]);
+    let killed = processes::signal(lab.home(0), rustix::process::Signal::KILL, |kind| kind == processes::Kind::Runner);
+    assert_eq!(killed, 1);
+    let pids: Vec<String> = wait_for("the second attempt runs", SOON, || started(2)(lines()));
+    wait_for("the first one is gone", SOON, || (!std::path::Path::new("/proc").join(&pids[0]).exists()).then_some(()));
+    assert!(std::path::Path::new("/proc").join(&pids[1]).exists());
+    lab.fnode(0, &["stop", &job]).ok();
+    lab.wait_ended(0, &job, SOON);
+}
+
+#[test]
 fn a_killed_daemon_is_started_again_by_its_runner() {
     let mut lab = Lab::start_with(1, &Launch { respawn: true, ..Launch::default() });
     let job = lab.submit_id(0, &[], &counter(&lab));

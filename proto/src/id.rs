@@ -98,6 +98,17 @@ impl AttemptId {
         };
         format!("{}.{member}.{}.{}", self.job.group, self.epoch, self.number)
     }
+
+    /// The attempt of [`AttemptId::file_name`]; `None` for any other text.
+    #[must_use]
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let mut parts = name.split('.');
+        let (group, member, epoch, number) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let member = if member == "-" { Member::Only } else { Member::Index(member.parse().ok()?) };
+        let job = JobId { group: group.parse().ok()?, member };
+        let attempt = Self { job, epoch: epoch.parse().ok()?, number: number.parse().ok()? };
+        (parts.next().is_none() && attempt.file_name() == name).then_some(attempt)
+    }
 }
 
 impl fmt::Display for NodeId {
@@ -210,6 +221,19 @@ pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attempt_is_read_back_from_the_name_of_its_directory() {
+        for member in [Member::Only, Member::Index(7)] {
+            let attempt = AttemptId { job: JobId { group: GroupId([7; 16]), member }, epoch: 2, number: 3 };
+            assert_eq!(AttemptId::from_file_name(&attempt.file_name()), Some(attempt));
+        }
+        for name in
+            ["", "x", "07070707-0707-0707-0707-070707070707.-.1", "07070707-0707-0707-0707-070707070707.-.1.1.tmp"]
+        {
+            assert_eq!(AttemptId::from_file_name(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn ids_print_as_they_are_typed() {

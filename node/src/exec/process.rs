@@ -44,17 +44,6 @@ pub struct ProcessTable {
     rows: BTreeMap<u32, ProcessRow>,
 }
 
-/// An attempt that a daemon knows of, for [`kill_orphans`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OrphanRecord {
-    /// Which one.
-    pub attempt: AttemptId,
-    /// Its main process.
-    pub process: ProcessId,
-    /// Boot in which it was started.
-    pub boot_id: String,
-}
-
 impl ProcessTable {
     /// Reads `/proc`. Processes that end meanwhile are left out.
     ///
@@ -180,19 +169,17 @@ pub fn marker_of(pid: u32) -> Option<String> {
     String::from_utf8(value.to_vec()).ok()
 }
 
-/// Kills what a dead runner left: the recorded main processes, their groups, their descendants, and
-/// every process that carries an attempt's marker. Returns whether nothing of it is left. Records of another
-/// boot are skipped. Blocks for up to a second.
+/// Kills what a dead runner left of `attempts`: every process that carries the marker of one, the groups that those
+/// are in, and their descendants. Returns whether nothing of it is left. Blocks for up to a second.
 #[must_use]
-pub fn kill_orphans(records: &[OrphanRecord]) -> bool {
-    let Ok(boot) = boot_id() else { return false };
-    let records: Vec<_> = records.iter().filter(|record| record.boot_id == boot).collect();
-    if records.is_empty() {
+pub fn kill_orphans(attempts: &BTreeSet<AttemptId>) -> bool {
+    if attempts.is_empty() {
         return true;
     }
+    let markers: BTreeSet<String> = attempts.iter().map(AttemptId::to_string).collect();
     for round in 0..ORPHAN_ROUNDS {
         let Ok(table) = ProcessTable::read() else { return false };
-        let left = table.below(&orphan_roots(&table, &records));
+        let left = table.below(&orphan_roots(&table, &markers));
         if left.is_empty() {
             return true;
         }
@@ -206,16 +193,15 @@ pub fn kill_orphans(records: &[OrphanRecord]) -> bool {
     false
 }
 
-fn orphan_roots(table: &ProcessTable, records: &[&OrphanRecord]) -> BTreeSet<u32> {
-    let markers: BTreeSet<_> = records.iter().map(|record| record.attempt.to_string()).collect();
-    // A group whose leader is another process by now is another group; its marker still tells.
-    let groups: BTreeSet<_> = records.iter().map(|record| record.process).filter(|&leader| exists(leader)).collect();
-    let groups: BTreeSet<_> = groups.into_iter().map(|leader| leader.pid).collect();
-    let is_orphan = |row: &ProcessRow| {
-        groups.contains(&row.group) || marker_of(row.id.pid).is_some_and(|marker| markers.contains(&marker))
-    };
+fn orphan_roots(table: &ProcessTable, markers: &BTreeSet<String>) -> BTreeSet<u32> {
     let ours = std::process::id();
-    table.rows.values().filter(|row| row.id.pid != ours && is_orphan(row)).map(|row| row.id.pid).collect()
+    let is_marked =
+        |row: &&ProcessRow| row.id.pid != ours && marker_of(row.id.pid).is_some_and(|marker| markers.contains(&marker));
+    let marked: Vec<&ProcessRow> = table.rows.values().filter(is_marked).collect();
+    // A job leads a group of its own; whoever is in it without the marker cleared its environment.
+    let groups: BTreeSet<u32> = marked.iter().map(|row| row.group).collect();
+    let in_group = table.rows.values().filter(|row| groups.contains(&row.group) && row.id.pid != ours);
+    marked.iter().copied().chain(in_group).map(|row| row.id.pid).collect()
 }
 
 /// `pid (name) state ppid pgrp …`; the name may hold spaces and parentheses, so fields count from the last `)`.

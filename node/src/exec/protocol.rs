@@ -33,6 +33,8 @@ pub const ITEMS_MAX: usize = 4096;
 pub const TEXT_MAX: usize = 1 << 10;
 /// Set in every job's environment; how the runner knows processes that left their parent and their group.
 pub const MARKER: &str = "FNODE_ATTEMPT_ID";
+/// Beside the runner's directory: a directory per attempt, named by [`AttemptId::file_name`].
+pub const JOBS_DIR: &str = "jobs";
 
 const LEN_BYTES: usize = 4;
 const VERSION_BYTES: usize = 2;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::exec::protocol::JOBS_DIR;
+
 /// A node's data directory (`$FNODE_HOME`, default `~/.fnode`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home(PathBuf);
@@ -99,7 +101,7 @@ impl Home {
     /// Attempts that run here, a directory each.
     #[must_use]
     pub fn jobs(&self) -> PathBuf {
-        self.0.join("jobs")
+        self.0.join(JOBS_DIR)
     }
 
     /// The Python package that jobs import, a directory per version.

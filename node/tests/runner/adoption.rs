@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use node::exec::client::{RunnerError, RunnerHandle};
-use node::exec::process::{OrphanRecord, exists, kill_orphans, signal};
+use node::exec::process::{exists, kill_orphans, signal};
 use node::exec::protocol::{AttemptStatus, HANDSHAKE, Hello, Output, ShutdownWhen, VERSION_MAX, put_frame};
 use proto::job::{Ending, LostReason};
 use rustix::process::Signal;
@@ -180,10 +180,9 @@ async fn what_a_killed_runner_left_is_killed_and_another_runner_starts() {
     let runner = daemon.runner.clone();
     assert!(signal(runner.runner, Signal::KILL));
     daemon.gone().await;
-    let record = OrphanRecord { attempt: started.attempt, process: started.process, boot_id: runner.boot_id.clone() };
-    let stale = OrphanRecord { boot_id: "another boot".to_owned(), ..record.clone() };
-    assert!(kill_orphans(&[stale]) && exists(started.process), "another boot's numbers mean nothing");
-    assert!(tokio::task::spawn_blocking(move || kill_orphans(&[record])).await.expect("ran"));
+    assert!(kill_orphans(&[stage.attempt(9)].into()) && exists(started.process), "another attempt's are spared");
+    let attempts = [started.attempt].into();
+    assert!(tokio::task::spawn_blocking(move || kill_orphans(&attempts)).await.expect("ran"));
     assert_eq!(stage.jobs_left(), [0_u32; 0]);
     assert!(matches!(daemon.handle.list(), Err(RunnerError::Gone)));
     assert_eq!(daemon.connected().await, [], "another runner was started");

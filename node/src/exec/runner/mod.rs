@@ -23,6 +23,7 @@ mod spawn;
 mod sys;
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -31,6 +32,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use proto::AttemptId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::attempts::Attempts;
@@ -41,6 +43,8 @@ use self::respawn::DaemonCommand;
 use self::serve::Server;
 use self::spawn::Spawner;
 use self::sys::Signals;
+use super::process::kill_orphans;
+use super::protocol::JOBS_DIR;
 
 /// What a runner writes to its standard output once it can be connected to.
 pub const READY: &str = "ready\n";
@@ -105,12 +109,24 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Args, RunnerFailure
     Ok(Args { directory: directory.ok_or(RunnerFailure::Usage)?, daemon: Vec::new() })
 }
 
+/// What an earlier runner of this node started and nobody owns any more: its attempts are lost, and run again elsewhere.
+/// Their directories lie beside the runner's own.
+fn kill_strays(run: &Path) {
+    let jobs = run.parent().map(|home| home.join(JOBS_DIR)).and_then(|jobs| std::fs::read_dir(jobs).ok());
+    let names = jobs.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let attempts: BTreeSet<AttemptId> = names.filter_map(|name| AttemptId::from_file_name(&name)).collect();
+    if !kill_orphans(&attempts) {
+        let _ = writeln!(io::stderr(), "fnode runner: processes of an earlier runner do not end");
+    }
+}
+
 fn run(args: Args) -> Result<(), RunnerFailure> {
     let files = RunnerFiles::new(&args.directory).map_err(file("find", &args.directory))?;
     files.make_directory().map_err(file("make", files.directory()))?;
     let lock = files.take_lock().map_err(file("lock", &files.lock()))?;
     // Held to the end: whoever has it may replace socket and pid file.
     let _lock: File = lock.ok_or_else(|| RunnerFailure::OtherRunner(files.directory().to_owned()))?;
+    kill_strays(files.directory());
     detach()?;
     let signals = Signals::handle().map_err(system("handle signals"))?;
     let listener = listen(&files).map_err(file("listen on", &files.socket()))?;
