@@ -39,7 +39,7 @@ impl Lab {
 }
 
 fn shell(script: &str) -> GroupSpec {
-    GroupSpec { ..GroupSpec::new("tester", "pair", vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()]) }
+    GroupSpec::new("tester", "pair", vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()])
 }
 
 /// Waits until `node` can talk to `other` and knows what it offers.

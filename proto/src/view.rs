@@ -87,9 +87,8 @@ impl View {
     pub fn presence(&self, node: NodeId) -> Presence {
         match self.nodes.get(&node) {
             Some(_) if node == self.me => Presence::Up,
-            Some(NodeView { refused_at: Some(at), .. }) => Presence::DaemonDown(*at),
-            Some(NodeView { liveness: Some(Liveness::Alive | Liveness::Suspect), .. }) => Presence::Up,
-            _ => Presence::Down,
+            Some(seen) => seen.presence(),
+            None => Presence::Down,
         }
     }
 
@@ -226,6 +225,16 @@ impl View {
 }
 
 impl NodeView {
+    /// How far this node, another than the one that looks, is absent.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        match (self.refused_at, self.liveness) {
+            (Some(at), _) => Presence::DaemonDown(at),
+            (None, Some(Liveness::Alive | Liveness::Suspect)) => Presence::Up,
+            (None, _) => Presence::Down,
+        }
+    }
+
     /// Whether it takes work: its own word, and `fnode node drain`.
     #[must_use]
     pub fn accepting(&self) -> Accepting {

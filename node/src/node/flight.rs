@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::lease::{LeaseAnswer, Process, RENEW_EVERY, keeper, patience};
-use proto::membership::Liveness;
+use proto::view::{NodeView, Presence};
 use proto::{NodeId, ValueKey};
 use tokio::time::Instant;
 
@@ -183,11 +183,8 @@ async fn lease(
 /// The keeper of each key, as seen from here.
 async fn keepers(node: &NodeHandle, keys: &[ValueKey]) -> Result<Vec<NodeId>, NodeError> {
     let view = node.view().await?;
-    let is_up = |seen: &proto::view::NodeView| {
-        seen.refused_at.is_none() && matches!(seen.liveness, Some(Liveness::Alive | Liveness::Suspect))
-    };
-    let up: Vec<NodeId> =
-        view.nodes.iter().filter(|(id, seen)| **id == view.me || is_up(seen)).map(|(&id, _)| id).collect();
+    let is_up = |(id, seen): &(&NodeId, &NodeView)| **id == view.me || seen.presence() == Presence::Up;
+    let up: Vec<NodeId> = view.nodes.iter().filter(is_up).map(|(&id, _)| id).collect();
     Ok(keys.iter().map(|&key| keeper(key, up.iter().copied()).unwrap_or(view.me)).collect())
 }
 
@@ -261,13 +258,16 @@ pub(super) async fn keep_renewing(node: NodeHandle) {
         beat.tick().await;
         let values = &node.shared.values;
         values.leases().sweep(values.now());
-        let shared = node.shared.clone();
-        let saved = blocking(move || {
-            shared.values.save_hits();
-            Ok(())
-        });
-        // Closing is told by what follows.
-        let _ = saved.await;
+        // Most seconds there is nothing new, and an idle node wakes no thread for that.
+        if values.has_new_hits() {
+            let shared = node.shared.clone();
+            let saved = blocking(move || {
+                shared.values.save_hits();
+                Ok(())
+            });
+            // Closing is told by what follows.
+            let _ = saved.await;
+        }
         if matches!(renew(&node).await, Err(NodeError::Closing)) {
             return;
         }

@@ -109,6 +109,10 @@ impl Values {
         self.hits.lock().unwrap_or_else(PoisonError::into_inner).by_project.clone()
     }
 
+    pub(super) fn has_new_hits(&self) -> bool {
+        self.hits.lock().unwrap_or_else(PoisonError::into_inner).is_new
+    }
+
     /// Keeps the counts for the next start; those of the last moment are lost with a killed daemon.
     pub(super) fn save_hits(&self) {
         let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);

@@ -117,28 +117,7 @@ pub(crate) fn checkout() -> Checkout {
 
 /// Nothing set that can be left out.
 pub(crate) fn bare_spec() -> GroupSpec {
-    GroupSpec {
-        user: text("ada"),
-        project: text("vision"),
-        name: String::new(),
-        command: vec![text("true")],
-        bundle: None,
-        requirement: Requirement::default(),
-        env: BTreeMap::new(),
-        secrets: BTreeSet::new(),
-        array: IndexRanges::default(),
-        timeout_s: 0,
-        retries: 0,
-        on_lost: OnLost::Rerun,
-        priority: 0,
-        after: Vec::new(),
-        capture: false,
-        keep_outputs: false,
-        params_json: String::new(),
-        environment: None,
-        attends: None,
-        checkout: None,
-    }
+    GroupSpec { capture: false, keep_outputs: false, ..GroupSpec::new("ada", "vision", vec![text("true")]) }
 }
 
 pub(crate) fn endings() -> Vec<Ending> {
