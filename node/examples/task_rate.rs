@@ -1,7 +1,6 @@
 //! How much of a bare spawn loop's speed is left through two whole nodes, durable log on, capture off:
 //! `cargo run --release -p node --example task_rate -- [JOBS]`. Prints medians of alternating rounds.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -56,20 +55,8 @@ fn measure(jobs: u32) -> Result<(), Box<dyn Error>> {
 
 fn config(dir: &Path, name: &str) -> Result<Config, Box<dyn Error>> {
     Ok(Config {
-        home: Home::new(&dir.join(name)),
-        name: name.to_owned(),
-        join: None,
-        listen: vec!["127.0.0.1:0".parse()?],
-        api: "127.0.0.1:0".parse()?,
-        mdns: false,
-        labels: BTreeMap::new(),
         cpu_milli_max: Some(1_000),
-        memory_max: None,
-        gpus_max: Some(0),
-        retention: node::node::Retention::default(),
-        snapshot_rules: proto::snapshotting::SnapshotRules::default(),
-        exe: std::env::current_exe()?,
-        respawn_args: Vec::new(),
+        ..Config::on_loopback(Home::new(&dir.join(name)), name, std::env::current_exe()?)
     })
 }
 

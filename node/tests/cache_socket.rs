@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop with a line number")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,20 +33,9 @@ impl Lab {
             None => None,
         };
         let config = Config {
-            home: Home::new(&self.home(name)),
-            name: name.to_owned(),
             join,
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
-            api: "127.0.0.1:0".parse().unwrap(),
-            mdns: false,
-            labels: BTreeMap::new(),
             cpu_milli_max: Some(2_000),
-            memory_max: None,
-            gpus_max: Some(0),
-            retention: node::node::Retention::default(),
-            snapshot_rules: proto::snapshotting::SnapshotRules::default(),
-            exe: PathBuf::from(env!("CARGO_BIN_EXE_fnode")),
-            respawn_args: Vec::new(),
+            ..Config::on_loopback(Home::new(&self.home(name)), name, PathBuf::from(env!("CARGO_BIN_EXE_fnode")))
         };
         start(config).await.unwrap()
     }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop with a line number")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,21 +19,10 @@ struct Lab {
 
 impl Lab {
     fn config(&self, name: &str) -> Config {
+        let home = Home::new(&self.dir.path().join(name));
         Config {
-            home: Home::new(&self.dir.path().join(name)),
-            name: name.to_owned(),
-            join: None,
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
-            api: "127.0.0.1:0".parse().unwrap(),
-            mdns: false,
-            labels: BTreeMap::new(),
             cpu_milli_max: Some(2_000),
-            memory_max: None,
-            gpus_max: Some(0),
-            retention: node::node::Retention::default(),
-            snapshot_rules: proto::snapshotting::SnapshotRules::default(),
-            exe: PathBuf::from(env!("CARGO_BIN_EXE_fnode")),
-            respawn_args: Vec::new(),
+            ..Config::on_loopback(home, name, PathBuf::from(env!("CARGO_BIN_EXE_fnode")))
         }
     }
 }

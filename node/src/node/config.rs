@@ -47,3 +47,28 @@ pub struct Config {
     /// Arguments with which the runner starts this daemon again after a crash.
     pub respawn_args: Vec<String>,
 }
+
+impl Config {
+    /// A node of its own in `home`: any port of loopback, no peers looked for on the LAN, no GPU, defaults for the rest.
+    /// What embeds a node starts from here.
+    #[must_use]
+    pub fn on_loopback(home: Home, name: &str, exe: PathBuf) -> Self {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            home,
+            name: name.to_owned(),
+            join: None,
+            listen: vec![any_port],
+            api: any_port,
+            mdns: false,
+            labels: BTreeMap::new(),
+            cpu_milli_max: None,
+            memory_max: None,
+            gpus_max: Some(0),
+            retention: Retention::default(),
+            snapshot_rules: SnapshotRules::default(),
+            exe,
+            respawn_args: Vec::new(),
+        }
+    }
+}
