@@ -44,6 +44,7 @@ fn project(dir: &Path) -> Wanted {
         file_name: "requirements.txt".to_owned(),
         project_files: Some(dir.to_path_buf()),
         python: String::new(),
+        is_layered: false,
     }
 }
 
@@ -101,6 +102,7 @@ async fn a_package_that_nobody_has_fails_the_job_with_the_words_of_the_tool() {
         file_name: "pyproject.toml".to_owned(),
         project_files: None,
         python: String::new(),
+        is_layered: false,
     };
     let error = environments.ensure(&wanted, &log).await.expect_err("there is no such file");
     let EnvironmentError::Build { tool, tail, .. } = &error else { panic!("{error}") };

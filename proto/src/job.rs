@@ -115,6 +115,19 @@ pub struct EnvironmentSpec {
     pub content: ContentId,
     /// Python version as `3.11`; empty: the node's default.
     pub python: String,
+    /// How it stands to the node's own packages.
+    pub rule: EnvironmentRule,
+}
+
+/// How an environment stands to the node's own packages, and to what cannot be installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EnvironmentRule {
+    /// Nothing but what it asks for; without it the job does not start.
+    #[default]
+    Exact,
+    /// What it asks for, over the packages that the node has. A job whose environment cannot be built runs with these
+    /// alone, and says so.
+    Lenient,
 }
 
 /// What happens to a job whose node is lost.

@@ -20,7 +20,7 @@ use super::error::CliError;
 use crate::blobs::{PackProgress, RESERVE_BYTES, Survey, survey};
 use crate::http::words::blob::{BlobAnswer, BundleAnswer};
 use crate::http::words::record::{CheckoutWord, DiffWord};
-use crate::http::words::submit::EnvironmentWord;
+use crate::http::words::submit::{EnvironmentRuleWord, EnvironmentWord};
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
@@ -28,6 +28,8 @@ const CHUNK: usize = 256 << 10;
 const IN_MEMORY_MAX: u64 = 1 << 20;
 /// What names an environment at the top of a directory: the first that is there, the most explicit first.
 const ENVIRONMENT_FILES: [&str; 4] = ["requirements.txt", "pylock.toml", "uv.lock", "pyproject.toml"];
+/// Where projects of Foundations may have it.
+const CONFIG_REQUIREMENTS: &str = "config/requirements.txt";
 
 /// A bundle that the daemon has.
 #[derive(Clone, Debug)]
@@ -37,8 +39,8 @@ pub(crate) struct Sent {
     pub(crate) sent_bytes: u64,
     /// Bytes of the manifest, which always goes.
     pub(crate) manifest_bytes: u64,
-    /// The environment that the directory asks for.
-    pub(crate) environment: Option<EnvironmentWord>,
+    /// The environments that the directory asks for, by the most usual place first.
+    environments: Vec<EnvironmentWord>,
     /// The git checkout that it lies in.
     pub(crate) checkout: Option<CheckoutWord>,
 }
@@ -80,7 +82,7 @@ pub(crate) async fn send(client: &mut Client, dir: &Path, is_quiet: bool) -> Res
         sent_bytes += size;
     }
     sent_bytes += upload(client, &surveyed, &answer, is_quiet).await?;
-    Ok(Sent { answer, sent_bytes, manifest_bytes, environment: environment(&surveyed.manifest), checkout })
+    Ok(Sent { answer, sent_bytes, manifest_bytes, environments: environments(&surveyed.manifest), checkout })
 }
 
 /// Makes the uncommitted changes a file of the bundle.
@@ -171,17 +173,28 @@ async fn put(client: &mut Client, id: &str, path: &Path, size: u64, bar: &Progre
     client.read_json(answer).await
 }
 
-/// The environment that the directory asks for.
-fn environment(manifest: &Manifest) -> Option<EnvironmentWord> {
-    let at_top = |name: &&str| {
+impl Sent {
+    /// The environment that the directory asks for, under this rule. Only projects of Foundations, whose
+    /// environments lie over the node's packages, have it below `config`, too.
+    pub(crate) fn environment(&self, rule: EnvironmentRuleWord) -> Option<EnvironmentWord> {
+        let counts = |word: &&EnvironmentWord| rule != EnvironmentRuleWord::Exact || word.path != CONFIG_REQUIREMENTS;
+        self.environments.iter().find(counts).map(|word| EnvironmentWord { rule, ..word.clone() })
+    }
+}
+
+fn environments(manifest: &Manifest) -> Vec<EnvironmentWord> {
+    let named = |name: &str| {
         manifest.files.iter().find_map(|file| match file.kind {
-            FileKind::File { content, size: 1.., .. } if file.path == *name => {
-                Some(EnvironmentWord { path: file.path.clone(), content: content.to_string(), python: String::new() })
-            }
+            FileKind::File { content, size: 1.., .. } if file.path == name => Some(EnvironmentWord {
+                path: file.path.clone(),
+                content: content.to_string(),
+                python: String::new(),
+                rule: EnvironmentRuleWord::Exact,
+            }),
             _ => None,
         })
     };
-    ENVIRONMENT_FILES.iter().find_map(at_top)
+    ENVIRONMENT_FILES.into_iter().chain([CONFIG_REQUIREMENTS]).filter_map(named).collect()
 }
 
 /// Which hashes the files of `dir` had: a hint in the user's cache, a file per directory.
@@ -222,9 +235,25 @@ mod tests {
 
     #[test]
     fn the_most_explicit_file_names_the_environment() {
-        let path = |files: &[(&str, u64)]| environment(&manifest(files)).map(|environment| environment.path);
+        let path = |files: &[(&str, u64)]| environments(&manifest(files)).into_iter().map(|word| word.path).next();
         assert_eq!(path(&[("pyproject.toml", 9), ("requirements.txt", 9)]).as_deref(), Some("requirements.txt"));
         assert_eq!(path(&[("pyproject.toml", 9), ("requirements.txt", 0)]).as_deref(), Some("pyproject.toml"));
         assert_eq!(path(&[("sub/requirements.txt", 9), ("train.py", 9)]), None);
+    }
+
+    #[test]
+    fn requirements_below_config_count_for_projects_of_foundations() {
+        let answer = BundleAnswer { manifest: String::new(), files: 0, total_bytes: 0, missing: Vec::new() };
+        let sent = |files: &[(&str, u64)]| {
+            let environments = environments(&manifest(files));
+            Sent { answer: answer.clone(), sent_bytes: 0, manifest_bytes: 0, environments, checkout: None }
+        };
+        let path = |sent: &Sent, rule| sent.environment(rule).map(|word| (word.path, word.rule));
+        let below = sent(&[("config/requirements.txt", 9)]);
+        assert_eq!(path(&below, EnvironmentRuleWord::Exact), None);
+        let lenient = EnvironmentRuleWord::Lenient;
+        assert_eq!(path(&below, lenient), Some(("config/requirements.txt".to_owned(), lenient)));
+        let both = sent(&[("config/requirements.txt", 9), ("requirements.txt", 9)]);
+        assert_eq!(path(&both, lenient), Some(("requirements.txt".to_owned(), lenient)));
     }
 }

@@ -69,7 +69,7 @@ pub(crate) async fn hand_in(client: &mut Client, args: &SubmitArgs, is_quiet: bo
         request.bundle.clone_from(&bundle.answer.manifest);
         request.checkout.clone_from(&bundle.checkout);
         if !args.no_env {
-            request.environment = bundle.environment.clone().map(|mut environment| {
+            request.environment = bundle.environment(args.environment).map(|mut environment| {
                 environment.python.clone_from(&request.python);
                 environment
             });

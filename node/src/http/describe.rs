@@ -237,6 +237,7 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
             path: environment.path.clone(),
             content: environment.content.to_string(),
             python: environment.python.clone(),
+            rule: environment.rule.into(),
         }),
         outputs: outputs.map(bundle),
         checkpoint: job.and_then(|job| checkpoint(job, names)),

@@ -11,7 +11,7 @@ use proto::capacity::{Requirement, Reservation};
 use proto::codec::Word;
 use proto::core_io::Run;
 use proto::entry::Position;
-use proto::job::{Attended, EnvironmentSpec, StartFailure};
+use proto::job::{Attended, EnvironmentRule, EnvironmentSpec, StartFailure};
 use proto::record::{AttemptKey, Record, RecordKey, Submitted};
 use proto::{AttemptId, GroupSpec, Manifest, Member, codec};
 use serde::{Deserialize, Serialize};
@@ -204,18 +204,41 @@ async fn build(
         name if name.ends_with(".lock") || name.starts_with("pylock.") => Kind::Lock,
         _ => Kind::Requirements,
     };
+    let rule = wanted.rule;
     let wanted = Wanted {
         kind,
         bytes,
-        file_name: file_name.to_owned(),
+        file_name: wanted.path.clone(),
         project_files: Some(work.to_owned()),
         python: wanted.python.clone(),
+        is_layered: rule != EnvironmentRule::Exact,
     };
     let log = super::tail::log_path(&context.shared.home, run.attempt);
-    context.environments.ensure(&wanted, &log).await.map_err(|error| match error {
-        EnvironmentError::Build { tail, .. } => StartFailure::Environment(tail),
-        error => StartFailure::Environment(error.to_string()),
-    })
+    match context.environments.ensure(&wanted, &log).await {
+        Ok(built) => Ok(built),
+        Err(error) if rule == EnvironmentRule::Lenient => {
+            let why = match &error {
+                EnvironmentError::Build { tail, .. } => {
+                    let says_error = |line: &&str| line.to_lowercase().contains("error");
+                    let line = tail.lines().rfind(says_error).or(tail.lines().last());
+                    line.unwrap_or_default().trim().to_owned()
+                }
+                error => error.to_string(),
+            };
+            tell_without(&log, &wanted.file_name, &why);
+            Ok(None)
+        }
+        Err(EnvironmentError::Build { tail, .. }) => Err(StartFailure::Environment(tail)),
+        Err(error) => Err(StartFailure::Environment(error.to_string())),
+    }
+}
+
+/// In the job's log: whoever reads why a package is missing there reads this first.
+fn tell_without(log: &Path, file: &str, why: &str) {
+    let line = format!("fnode: {file} could not be installed ({why}); the job goes on with the node's own packages\n");
+    let open = std::fs::OpenOptions::new().create(true).append(true).open(log);
+    // The job does not fail for it.
+    let _ = open.and_then(|mut file| file.write_all(line.as_bytes()));
 }
 
 /// The Python that the job asks for comes first on its `PATH`, by scripts rather than links: the interpreter of a virtual
@@ -347,14 +370,20 @@ fn variables(shared: &Shared, run: &Run, extra: BTreeMap<String, String>) -> BTr
     set("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
     env.extend(extra);
     env.extend(spec.env.clone());
-    if let Some(sdk) = &shared.sdk {
-        // Behind what the job brings: its own copy of the package wins.
-        let sdk = sdk.display().to_string();
-        let path = env.get("PYTHONPATH").filter(|path| !path.is_empty());
-        let path = path.map_or_else(|| sdk.clone(), |path| format!("{path}:{sdk}"));
+    let given = env.remove("PYTHONPATH").unwrap_or_default();
+    let path = python_path(&given, &work_dir(&shared.home, run), shared.sdk.as_deref());
+    if !path.is_empty() {
         env.insert("PYTHONPATH".to_owned(), path);
     }
     env
+}
+
+/// Where a job's Python looks: where the job says, `.` being its own directory wherever a program of it starts another,
+/// and behind that the package, because a copy of it that the job brings wins.
+fn python_path(given: &str, work: &Path, sdk: Option<&Path>) -> String {
+    let own = given.split(':').filter(|part| !part.is_empty());
+    let own = own.map(|part| if part == "." { work.display().to_string() } else { part.to_owned() });
+    own.chain(sdk.map(|sdk| sdk.display().to_string())).collect::<Vec<_>>().join(":")
 }
 
 /// Whether the log has how this attempt ended here.
@@ -398,6 +427,15 @@ mod tests {
     use crate::harness::attack::attack;
     use crate::harness::golden::{Sample, check};
     use crate::samples;
+
+    #[test]
+    fn a_job_s_directory_is_a_dot_on_python_s_path() {
+        let (work, sdk) = (Path::new("/jobs/1/work"), Path::new("/sdk"));
+        assert_eq!(python_path("", work, Some(sdk)), "/sdk");
+        assert_eq!(python_path("lib:.", work, Some(sdk)), "lib:/jobs/1/work:/sdk");
+        assert_eq!(python_path(".:./lib", work, None), "/jobs/1/work:./lib");
+        assert_eq!(python_path("", work, None), "");
+    }
 
     #[test]
     fn golden_note() {

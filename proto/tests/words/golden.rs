@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proto::blob::FileKind;
 use proto::codec::{self, Word};
 use proto::event::{Event, Frame};
-use proto::job::{JobState, LostReason, OnLost, Trigger};
+use proto::job::{EnvironmentRule, JobState, LostReason, OnLost, Trigger};
 use proto::lease::{LeaseAnswer, Process};
 use proto::membership::{Liveness, Membership, News};
 use proto::message::Accepting;
@@ -221,6 +221,7 @@ fn golden_parts() {
         &[LostReason::NodeDown, LostReason::RunnerDown, LostReason::NotFound, LostReason::CrashLimit],
     );
     check_part("OnLost", &[OnLost::Rerun, OnLost::Fail]);
+    check_part("EnvironmentRule", &[EnvironmentRule::Exact, EnvironmentRule::Lenient]);
     let triggers = [
         Trigger::AllSucceeded,
         Trigger::AllFailed,

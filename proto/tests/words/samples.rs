@@ -7,8 +7,8 @@ use proto::entry::{Entry, Identity, LogId, Position};
 use proto::event::{AttemptFinished, Event, Frame, JobOutcome, LogRef, Mark};
 use proto::job::Attended;
 use proto::job::{
-    BundleRef, Checkout, Dependency, Diff, EnvironmentSpec, IndexRanges, LostReason, OnLost, StartFailure, Trigger,
-    Usage,
+    BundleRef, Checkout, Dependency, Diff, EnvironmentRule, EnvironmentSpec, IndexRanges, LostReason, OnLost,
+    StartFailure, Trigger, Usage,
 };
 use proto::log::{EntryRange, Head, VersionVector};
 use proto::message::{Accepting, Advert, Demand, Message, Offer, OfferReply};
@@ -98,6 +98,7 @@ pub(crate) fn spec() -> GroupSpec {
             path: text("requirements.txt"),
             content: content(0xbb),
             python: text("3.11"),
+            rule: EnvironmentRule::Lenient,
         }),
         attends: Some(Attended { pid: 4_711, start_time: 70_000, directory: text("/home/ada/vision") }),
         checkout: Some(checkout()),

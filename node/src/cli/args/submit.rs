@@ -7,7 +7,7 @@ use clap::Args;
 use proto::ByteSize;
 
 use crate::cli::values::{self, Pair};
-use crate::http::words::submit::{OnLostWord, TriggerWord};
+use crate::http::words::submit::{EnvironmentRuleWord, OnLostWord, TriggerWord};
 
 pub(crate) const EXAMPLES: &str = "\
 The job runs in its own copy of DIR, on whichever node fits best. What .fnodeignore names (gitignore
@@ -81,6 +81,16 @@ pub(crate) struct SubmitArgs {
     /// Use the node's own Python, whatever DIR's requirements.txt, lock or pyproject.toml says
     #[arg(long, help_heading = "What it gets")]
     pub(crate) no_env: bool,
+    /// exact: only its own packages; lenient: over those of the node, and what cannot be installed does not stop the job
+    #[arg(
+        long,
+        value_name = "RULE",
+        value_enum,
+        hide_possible_values = true,
+        default_value = "exact",
+        help_heading = "What it gets"
+    )]
+    pub(crate) environment: EnvironmentRuleWord,
     /// Do not keep standard output and error
     #[arg(long, help_heading = "What it gets")]
     pub(crate) no_capture: bool,

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 
 use super::EnvironmentError;
+use super::below::Below;
 use super::recipe::{Install, Recipe, tree_files};
 use super::shelf::Shelf;
 use crate::exec::inventory::command;
@@ -137,6 +138,8 @@ pub(super) struct Build {
     pub(super) key: String,
     pub(super) recipe: Recipe,
     pub(super) interpreter: PathBuf,
+    /// What it lies over.
+    pub(super) below: Option<Below>,
     pub(super) python: String,
     pub(super) settings: Settings,
     pub(super) uv: Option<PathBuf>,
@@ -188,6 +191,7 @@ impl Build {
             let mut create = self.command(&self.interpreter);
             create.args(["-m", "venv"]).arg(&venv);
             self.step("python -m venv", create).await?;
+            self.put_below(&venv)?;
             let mut install = self.command(&python);
             install.args([
                 "-m",
@@ -204,6 +208,7 @@ impl Build {
         let mut create = self.command(uv);
         create.args(["venv", "--no-project", "--python"]).arg(&self.interpreter).arg(&venv);
         self.step("uv venv", create).await?;
+        self.put_below(&venv)?;
         let mut install = self.command(uv);
         match self.recipe.install {
             Install::Requirements | Install::PyLock => {
@@ -223,6 +228,11 @@ impl Build {
             }
         }
         self.step(if self.recipe.install == Install::UvSync { "uv sync" } else { "uv pip install" }, install).await
+    }
+
+    fn put_below(&self, venv: &Path) -> Result<(), EnvironmentError> {
+        let put = self.below.as_ref().map_or(Ok(()), |below| below.put_under(venv));
+        put.map_err(|error| EnvironmentError::io(venv, &error))
     }
 
     fn command(&self, program: &Path) -> Command {

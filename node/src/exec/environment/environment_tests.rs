@@ -60,6 +60,7 @@ fn wanted(text: &str) -> Wanted {
         file_name: "requirements.txt".to_owned(),
         project_files: None,
         python: String::new(),
+        is_layered: false,
     }
 }
 
@@ -199,4 +200,31 @@ async fn a_python_that_is_not_here_is_named_with_those_that_are() {
     assert!(error.may_pass(), "another node may have it");
     let nothing = lab.environments.ensure(&self::wanted("# none\n"), &lab.path("job.log")).await;
     assert_eq!((nothing, lab.installs()), (Ok(None), 0));
+}
+
+#[tokio::test]
+async fn a_layered_environment_sees_the_node_s_packages_and_is_another_when_they_change() {
+    let lab = Lab::new("exit 0");
+    let site = lab.path("site");
+    fs::create_dir_all(site.join("torch-2.0.dist-info")).unwrap();
+    let python = format!("case \"$*\" in *getsitepackages*) echo {};; *) echo 3.11.7;; esac", site.display());
+    program(&lab.path("bin/python3.11"), &python);
+    program(
+        &lab.path("bin/uv"),
+        &format!(
+            "case $1 in venv) for last; do :; done; mkdir -p $last/bin $last/lib/python3.11/site-packages; \
+             ln -s {}/bin/python3.11 $last/bin/python;; esac",
+            lab.dir.path().display()
+        ),
+    );
+    let log = lab.path("job.log");
+    let layered = Wanted { is_layered: true, ..wanted("a") };
+    let built = lab.environments.ensure(&layered, &log).await.unwrap().unwrap();
+    let seen = fs::read_to_string(built.root.join("lib/python3.11/site-packages/fnode_node.pth")).unwrap();
+    assert_eq!(seen.trim(), site.display().to_string());
+    let exact = lab.environments.ensure(&wanted("a"), &log).await.unwrap().unwrap();
+    assert!(!exact.root.join("lib/python3.11/site-packages/fnode_node.pth").exists());
+    assert_eq!(lab.environments.ensure(&layered, &log).await.unwrap().unwrap().id, built.id);
+    fs::rename(site.join("torch-2.0.dist-info"), site.join("torch-2.1.dist-info")).unwrap();
+    assert_ne!(lab.environments.ensure(&layered, &log).await.unwrap().unwrap().id, built.id);
 }

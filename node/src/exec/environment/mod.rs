@@ -5,13 +5,15 @@
 //! **Key.** BLAKE3 of: how it is installed; the requirements without comments and blank lines, and every file of the
 //! project that they include (`-r`, `-c`); if a requirement is a path in the project (`-e .`, `./pkg`,
 //! `-f wheels`), every file of the project; Python's full version; platform; pip's and uv's settings that
-//! choose packages (index variables and configuration files). Of a `pyproject.toml` the dependencies count.
+//! choose packages (index variables and configuration files). Of a `pyproject.toml` the dependencies count. Of an
+//! environment that lies over the node's packages, these, too, by name and version (`below.rs`).
 //!
 //! **Builds** run in a copy of what they need, with `uv` where there is one, else `venv` and `pip`. All who need the
 //! same one wait for one build; when the last of them is dropped, its process group is killed. A failure is
 //! remembered for [`FAILURE_KEPT`] and told to whoever asks meanwhile, so that an array of a thousand
 //! jobs does not fail a thousand times; then the next job tries again.
 
+mod below;
 mod build;
 mod error;
 pub mod packages;
@@ -75,6 +77,8 @@ pub struct Wanted {
     pub project_files: Option<PathBuf>,
     /// As `3.11`; empty: the node's own.
     pub python: String,
+    /// Its packages lie over those of that Python, which are seen where it has none of its own.
+    pub is_layered: bool,
 }
 
 /// A complete virtual environment. While someone holds it, it is not removed.
@@ -313,6 +317,10 @@ impl Inner {
         recipe::frame(&mut hasher, python.as_bytes());
         recipe::frame(&mut hasher, format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH).as_bytes());
         recipe.hash_into(&mut hasher);
+        let below = if wanted.is_layered { below::look(&interpreter.path)? } else { None };
+        if let Some(below) = &below {
+            below.hash_into(&mut hasher);
+        }
         self.settings.hash_into(&mut hasher);
         let key = hasher.finalize().to_hex()[..shelf::KEY_CHARS].to_owned();
         Ok(Some(Build {
@@ -320,6 +328,7 @@ impl Inner {
             key,
             recipe,
             interpreter: interpreter.path.clone(),
+            below,
             python,
             settings: self.settings.clone(),
             uv: self.settings.uv(),

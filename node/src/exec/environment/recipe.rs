@@ -107,9 +107,14 @@ fn from_requirements(wanted: &Wanted, file: PathBuf) -> Result<Option<Recipe>, E
         if recipe.files.len() >= INCLUDED_MAX {
             return Err(EnvironmentError::TooLarge { file: wanted.file_name.clone() });
         }
-        let lines = logical_lines(&text_of(&path, &bytes)?);
-        recipe.normal.insert(path.clone(), lines.join("\n").into_bytes());
-        recipe.files.insert(path.clone(), bytes);
+        let mut lines = logical_lines(&text_of(&path, &bytes)?);
+        let count = lines.len();
+        if wanted.is_layered {
+            lines.retain(|line| !names_foundations(line));
+        }
+        let normal = lines.join("\n").into_bytes();
+        recipe.files.insert(path.clone(), if lines.len() < count { normal.clone() } else { bytes });
+        recipe.normal.insert(path.clone(), normal);
         for line in &lines {
             match classify(line) {
                 Line::Include(target) => {
@@ -209,6 +214,17 @@ fn classify(line: &str) -> Line {
     let archive = [".whl", ".zip", ".tar.gz", ".tar.bz2", ".tgz"].iter().any(|end| target.ends_with(end));
     let path = target.contains('/') || archive || target.starts_with('.') || target.starts_with("file:");
     if path && !is_elsewhere(target) { Line::Local } else { Line::Package }
+}
+
+/// The package that nodes bring themselves, in one of the names and parts that it was installed as. An index that has
+/// none of these, or something else of that name, must not keep a project from its other requirements.
+fn names_foundations(line: &str) -> bool {
+    const PARTS: [&str; 8] = ["contrib", "core", "events", "internal", "orbit", "sdk", "atlas-cli", "spec"];
+    let line = line.to_lowercase().replace('_', "-");
+    let ends = |c: char| !(c.is_alphanumeric() || c == '-' || c == '.');
+    let name = line.split(ends).next().unwrap_or_default();
+    let part = name.strip_prefix("foundations-").is_some_and(|part| PARTS.contains(&part));
+    name == "foundations" || part || line.contains("dessa-foundations")
 }
 
 /// An absolute path or an address; `file:x` without a slash in front is relative to the project.

@@ -9,6 +9,7 @@ fn wanted(kind: Kind, file_name: &str, text: &str, project: Option<&Path>) -> Wa
         file_name: file_name.to_owned(),
         project_files: project.map(Path::to_path_buf),
         python: String::new(),
+        is_layered: false,
     }
 }
 
@@ -123,4 +124,18 @@ fn locks_are_told_apart_by_name() {
     assert_eq!(read("pylock.toml").unwrap().unwrap().install, Install::PyLock);
     assert_eq!(read("requirements.lock").unwrap().unwrap().install, Install::Requirements);
     assert!(matches!(read("poetry.lock"), Err(EnvironmentError::Unsupported { .. })));
+}
+
+#[test]
+fn a_layered_environment_leaves_out_what_the_node_brings() {
+    let text = "numpy==1.0 # kept\nFoundations==0.1.0\ndessa_foundations>=0.1\n./dist/dessa_foundations-0.1.whl\n\
+                foundations_contrib\nfoundations-of-statistics\n";
+    let layered = Wanted { is_layered: true, ..wanted(Kind::Requirements, "requirements.txt", text, None) };
+    let recipe = Recipe::read(&layered).unwrap().unwrap();
+    let file = String::from_utf8(recipe.files[Path::new("requirements.txt")].clone()).unwrap();
+    assert_eq!(file, "numpy==1.0\nfoundations-of-statistics");
+    let none = Wanted { bytes: b"dessa-foundations\n".to_vec(), ..layered };
+    assert_eq!(Recipe::read(&none).unwrap(), None, "nothing is left to install");
+    let exact = requirements("Foundations==0.1.0\n", None).unwrap().unwrap();
+    assert_eq!(exact.files[Path::new("requirements.txt")], b"Foundations==0.1.0\n");
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::job::{BundleRef, Dependency, EnvironmentSpec, GroupSpec, IndexRanges, OnLost, Trigger};
+use proto::job::{BundleRef, Dependency, EnvironmentRule, EnvironmentSpec, GroupSpec, IndexRanges, OnLost, Trigger};
 use proto::{ByteSize, ContentId, JobId, Requirement};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -149,6 +149,38 @@ pub struct EnvironmentWord {
     /// Python version as `3.11`; empty: the node's default.
     #[serde(default)]
     pub python: String,
+    /// How it stands to the node's own packages.
+    #[serde(default)]
+    pub rule: EnvironmentRuleWord,
+}
+
+/// How an environment stands to the node's own packages, and to what cannot be installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum EnvironmentRuleWord {
+    /// Only what it asks for; without it the job fails.
+    #[default]
+    Exact,
+    /// What it asks for, over the packages that the node has; without it the job runs with these alone, and says so.
+    Lenient,
+}
+
+impl From<EnvironmentRuleWord> for EnvironmentRule {
+    fn from(word: EnvironmentRuleWord) -> Self {
+        match word {
+            EnvironmentRuleWord::Exact => Self::Exact,
+            EnvironmentRuleWord::Lenient => Self::Lenient,
+        }
+    }
+}
+
+impl From<EnvironmentRule> for EnvironmentRuleWord {
+    fn from(rule: EnvironmentRule) -> Self {
+        match rule {
+            EnvironmentRule::Exact => Self::Exact,
+            EnvironmentRule::Lenient => Self::Lenient,
+        }
+    }
 }
 
 /// `POST /jobs` was accepted: the job will end.
@@ -366,7 +398,7 @@ impl EnvironmentWord {
             ErrorWord::bad_input(format!("{:?} is not a content id", self.content), "give 64 hex digits")
         })?;
         check_python(&self.python)?;
-        Ok(EnvironmentSpec { path: self.path.clone(), content, python: self.python.clone() })
+        Ok(EnvironmentSpec { path: self.path.clone(), content, python: self.python.clone(), rule: self.rule.into() })
     }
 }
 
