@@ -208,6 +208,8 @@ pub enum Ending {
     NotStarted(StartFailure),
     /// Nobody knows how it ended: its node or its runner was lost.
     Lost(LostReason),
+    /// A process that is not the runner's child ended without telling how: killed, most often.
+    Untold,
 }
 
 /// Why a command could not be started.
@@ -359,7 +361,7 @@ impl Ending {
             Self::TimedOut => 124,
             Self::NotStarted(StartFailure::CommandNotFound(_)) => 127,
             Self::NotStarted(StartFailure::NotExecutable(_)) => 126,
-            Self::Stopped | Self::NotStarted(_) | Self::Lost(_) => 1,
+            Self::Stopped | Self::NotStarted(_) | Self::Lost(_) | Self::Untold => 1,
         }
     }
 }

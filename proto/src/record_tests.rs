@@ -131,6 +131,7 @@ fn any_ending(rng: &mut StdRng, job: JobId) -> Ending {
         Ending::Stopped,
         Ending::NotStarted(StartFailure::Dependency(job)),
         Ending::Lost(LostReason::NotFound),
+        Ending::Untold,
     ];
     endings.choose(rng).expect("some").clone()
 }

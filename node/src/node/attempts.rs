@@ -16,10 +16,11 @@ use tokio::task::AbortHandle;
 use super::collect::{self, Collected};
 use super::handle::{Shared, unix_ms};
 use super::usage::Meter;
-use super::{prepare, watch};
+use super::{prepare, tracking, watch};
 use crate::exec::client::RunnerHandle;
 use crate::exec::environment::Environments;
 use crate::exec::protocol::{AttemptStatus, Ended, Event, ProcessId, StartOrder, Started};
+use crate::track::last_exit;
 
 /// Between SIGTERM and SIGKILL.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -238,7 +239,7 @@ impl Attempts {
         }
     }
 
-    fn on_ended(&mut self, ended: Ended, told: &mut Vec<Told>) {
+    fn on_ended(&mut self, mut ended: Ended, told: &mut Vec<Told>) {
         let Some(live) = self.table.get_mut(&ended.attempt) else {
             // Told twice: the first time counted.
             self.forget[2].push(ended.attempt);
@@ -254,6 +255,13 @@ impl Attempts {
             collected.ran_with(self.context.shared.ran_withs.plain(&self.context.shared));
             told.push(Told::Ended(collected));
             return;
+        }
+        if live.run.spec.attends.is_some() && matches!(ended.ending, Ending::Exited { .. }) {
+            let track = tracking::track_path(&self.context.shared.home, ended.attempt);
+            // Its exit code is what stood in its place: only a parent is told a process's own.
+            if last_exit(&track).ok().flatten().is_none() {
+                ended.ending = Ending::Untold;
+            }
         }
         live.end_watch();
         live.stage = Stage::Collecting;

@@ -25,7 +25,7 @@ const OF_THE_MACHINE: [&str; 17] = [
     "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/mnt", "/opt", "/proc", "/root", "/run", "/sbin", "/sys",
     "/tmp", "/usr", "/var",
 ];
-/// When the process did not say how it ended: it was killed.
+/// When the process did not say how it ended: it was killed. The node knows it by the missing line, too.
 const UNKNOWN: u8 = 1;
 
 /// The entry of the process.

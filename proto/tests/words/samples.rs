@@ -131,6 +131,7 @@ pub(crate) fn endings() -> Vec<Ending> {
     ];
     endings.extend(start_failures().into_iter().map(Ending::NotStarted).take(1));
     endings.push(Ending::Lost(LostReason::CrashLimit));
+    endings.push(Ending::Untold);
     endings
 }
 

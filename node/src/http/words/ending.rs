@@ -62,6 +62,8 @@ pub enum EndReason {
     AttemptGone,
     /// Lost, or its node crashed, five times.
     CrashLimit,
+    /// A script that was started by hand ended without telling how.
+    Untold,
 }
 
 impl From<&Ending> for EndingWord {
@@ -95,6 +97,7 @@ fn reason(ending: &Ending) -> (EndReason, String) {
             StartFailure::Dependency(job) => (EndReason::Dependency, job.to_string()),
             StartFailure::System(error) => (EndReason::System, error.clone()),
         },
+        Ending::Untold => plain(EndReason::Untold),
         Ending::Lost(lost) => plain(match lost {
             LostReason::NodeDown => EndReason::NodeDown,
             LostReason::RunnerDown => EndReason::RunnerDown,
@@ -134,6 +137,7 @@ fn text(ending: &Ending, signal: &str) -> String {
             StartFailure::Dependency(job) => format!("job {job}, which it waits for, ended the wrong way"),
             StartFailure::System(error) => format!("the node could not start it: {error}"),
         },
+        Ending::Untold => "its process ended without telling how; it was killed, most likely".to_owned(),
         Ending::Lost(lost) => match lost {
             LostReason::NodeDown => "its node went down",
             LostReason::RunnerDown => "the runner that owned it went down",
