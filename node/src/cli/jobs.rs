@@ -240,10 +240,7 @@ fn job_text(job: &JobWord) -> String {
         ("left out", track::left_out(job)),
         ("used", track::system(job)),
         ("artifacts", track::artifacts(job)),
-        (
-            "error",
-            line.told.error.as_ref().map(|error| format!("{}: {}", error.kind, error.exception)).unwrap_or_default(),
-        ),
+        ("error", line.told.error.as_ref().map(track::error).unwrap_or_default()),
         ("timeout", if job.timeout_s == 0 { String::new() } else { length(job.timeout_s * 1_000) }),
         ("retries", count(job.retries)),
         ("priority", if job.priority == 0 { String::new() } else { job.priority.to_string() }),

@@ -7,7 +7,7 @@ use proto::track::SYSTEM_PREFIX;
 use serde_json::Value;
 
 use crate::http::words::job::{JobLine, JobWord};
-use crate::http::words::track::MetricWord;
+use crate::http::words::track::{ErrorWord, MetricWord};
 
 /// Values are cut to this in tables; `--json` has all of them.
 const VALUE_MAX: usize = 24;
@@ -47,6 +47,15 @@ pub(super) fn metrics(job: &JobWord) -> String {
         format!("{name} = {}{points}", shown(&metric.last))
     };
     job.line.told.metrics.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The exception that a job ended with. Its own text begins with its name, as Python prints it.
+pub(super) fn error(error: &ErrorWord) -> String {
+    let first = error.exception.split(':').next().unwrap_or_default().trim();
+    if error.kind.is_empty() || first == error.kind || first.ends_with(&format!(".{}", error.kind)) {
+        return error.exception.clone();
+    }
+    format!("{}: {}", error.kind, error.exception)
 }
 
 /// That a job told more than its record holds.
@@ -116,6 +125,22 @@ fn significant(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exception_has_its_name_once() {
+        let shown = |kind: &str, exception: &str| {
+            let (kind, exception) = (kind.to_owned(), exception.to_owned());
+            error(&ErrorWord { kind, exception, traceback: Vec::new() })
+        };
+        for (kind, exception) in [
+            ("AttributeError", "AttributeError"),
+            ("ValueError", "ValueError: no rows"),
+            ("JSONDecodeError", "json.decoder.JSONDecodeError: line 1"),
+        ] {
+            assert_eq!(shown(kind, exception), exception);
+        }
+        assert_eq!(shown("ValueError", "Other: x"), "ValueError: Other: x");
+    }
 
     #[test]
     fn values_are_short_and_true() {
