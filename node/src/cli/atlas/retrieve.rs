@@ -105,14 +105,24 @@ async fn files(
     // A prefix of an id stands for the whole; a name that the user chose is the user's.
     let own = if id.starts_with(job) { &id } else { job };
     let dest = words.save_dir.clone().unwrap_or_else(|| PathBuf::from(own.replace('/', ".")));
-    let aside = copy(&mut client, &found, whole, &dest, false).await?;
-    merge(&aside.files(), &dest).map_err(|source| file_error(&dest, source))?;
+    let aside = copy(&mut client, &found, whole, &dest, false).await.map_err(in_our_words)?;
+    merge(&aside.files(), &dest).map_err(|source| in_our_words(file_error(&dest, source)))?;
     print(&format!("Successfully retrieved Job {job} from archive store"))?;
     let size = ByteSize(found.total_bytes);
     let files = counted(found.files.len(), "file");
     say(&format!("foundations: {files}, {size}, in {}", dest.display()));
     Ok(Exit::Done)
 }
+
+/// `fnode job get` says `--to DIR` where this command has another word.
+fn in_our_words(error: CliError) -> CliError {
+    match error {
+        CliError::File { verb, path, source, .. } => CliError::File { verb, path, source, remedy: NO_ROOM },
+        error => error,
+    }
+}
+
+const NO_ROOM: &str = "free some space or choose another directory with --save_dir DIR";
 
 /// Leaves what lies below a directory of the job, with its path from the job's root.
 fn keep_below(outputs: &mut Outputs, source: &str) {
