@@ -261,6 +261,43 @@ class Values(Cached):
         self.assertIn("is not what it computes now", lines[0])
         self.assertIn(work.key(1), lines[0])
 
+    def test_what_was_raised_and_kept_is_verified_too(self):
+        state = Notes(["no rows"])
+        ran = Notes(self.ran)
+
+        @foundations.cache(cache_exceptions=ValueError)
+        def work(x):
+            ran.add(x)
+            if state._target[0]:
+                raise ValueError(state._target[0])
+            return x
+
+        def raised():
+            with self.assertRaises(ValueError) as caught:
+                work(1)
+            return str(caught.exception)
+
+        os.environ["FNODE_CACHE"] = "verify"
+        with self.printed() as lines:
+            self.assertEqual([raised(), raised()], ["no rows", "no rows"])
+        self.assertEqual((lines, self.ran), ([], [1, 1]))
+        for other, comes in (("no columns", raised), ("", lambda: work(1))):
+            state._target[0] = other
+            with self.printed() as lines:
+                self.assertEqual(comes(), other or 1)
+            self.assertEqual([work.key(1) in line for line in lines], [True], lines)
+        del os.environ["FNODE_CACHE"]
+        self.assertEqual((raised(), len(self.ran)), ("no rows", 4))
+
+    def test_a_mode_that_is_not_known_is_told_once_with_those_that_are(self):
+        work = self.counted()
+        os.environ["FNODE_CACHE"] = "bogus"
+        with self.printed() as lines:
+            work(1), work(1), work(2)
+        self.assertEqual(self.ran, [1, 2])
+        self.assertEqual(len(lines), 1)
+        self.assertIn("FNODE_CACHE=bogus is not known, so results are cached as ever; write off, on or verify", lines[0])
+
     def test_parts_tell_what_the_key_was_made_of(self):
         work = self.counted()
         work(1)

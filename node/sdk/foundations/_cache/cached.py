@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # The variable that turns the cache ``off``, or has it ``verify`` what it finds by computing it, too.
 MODE = "FNODE_CACHE"
+_MODES = ("off", "on", "verify")
 # Where calls outside of jobs belong.
 DEFAULT_PROJECT = "default"
 # Milliseconds that the daemon lets one question wait before it tells who computes.
@@ -33,10 +34,10 @@ BYTES_MAX = 16 << 30
 class Outcome:
     """What came of a call: its value, whether it was found, the seconds that computing took, its key.
 
-    `track`: what the call that computed it has tracked, where that was kept.
+    `track`: what the call that computed it has tracked, where that was kept. `raised`: an exception that was found.
     """
 
-    __slots__ = ("value", "hit", "seconds", "key", "track")
+    __slots__ = ("value", "hit", "seconds", "key", "track", "raised")
 
     def __init__(self, value: Any, hit: bool, seconds: float, key: Optional[str], track: Sequence[Any] = ()) -> None:
         self.value = value
@@ -44,14 +45,7 @@ class Outcome:
         self.seconds = seconds
         self.key = key
         self.track = track
-
-
-class _Raised(Exception):
-    """Carries an exception that was kept through the code that handles what goes wrong while reading."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
+        self.raised: Optional[BaseException] = None
 
 
 class Cached:
@@ -110,7 +104,7 @@ class Cached:
 
     def run(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], track: Optional[Callable[[], Any]] = None) -> Outcome:
         """A call, with what came of it. `track` tells what the function has tracked, to be kept with its value."""
-        mode = os.environ.get(MODE)
+        mode = _mode()
         if mode == "off":
             return self._plainly(args, kwargs, None)
         try:
@@ -121,10 +115,12 @@ class Cached:
         except Misfit:
             # Python itself says best what is wrong.
             return self._plainly(args, kwargs, None)
-        found = self._look(key.hex)
-        if found is None:
-            return self._once(key, args, kwargs, track)
-        return self._verified(found, args, kwargs) if mode == "verify" else found
+        outcome = self._look(key.hex) or self._once(key, args, kwargs, track)
+        if outcome.hit and mode == "verify":
+            outcome = self._verified(outcome, args, kwargs)
+        if outcome.raised is not None:
+            raise outcome.raised from None
+        return outcome
 
     def _plainly(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], key: Optional[str]) -> Outcome:
         began = time.perf_counter()
@@ -132,24 +128,35 @@ class Cached:
         return Outcome(value, False, time.perf_counter() - began, key)
 
     def _verified(self, found: Outcome, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Outcome:
-        """Computes what was found, too, and says so when it is another value; returns what was computed."""
-        computed = self._plainly(args, kwargs, found.key)
+        """Computes what was found, too, and says so when it comes out otherwise; what was computed counts."""
+        try:
+            computed = self._plainly(args, kwargs, found.key)
+        except Exception as error:
+            if not _is_like(error, found.raised):
+                self._tell_other(found)
+            raise
+        if found.raised is not None:
+            self._tell_other(found)
+            return computed
         try:
             same = Walk().digest(found.value, "value") == Walk().digest(computed.value, "value")
         except Unhashable as error:
             _console.warning_once("what {} returns cannot be compared: {}".format(self._keys.name, error.text))
             return computed
         if not same:
-            _console.warning(
-                "what is kept of {} (key {}) is not what it computes now: it is not deterministic, or it reaches "
-                "something that its key does not see; name that in depends_on, and forget the value".format(
-                    self._keys.name, found.key
-                )
-            )
+            self._tell_other(found)
         return computed
 
+    def _tell_other(self, found: Outcome) -> None:
+        _console.warning(
+            "what is kept of {} (key {}) is not what it computes now: it is not deterministic, or it reaches "
+            "something that its key does not see; name that in depends_on, and forget the value".format(
+                self._keys.name, found.key
+            )
+        )
+
     def _look(self, key: str) -> Optional[Outcome]:
-        """The value on this machine; raises what the function raised if that was kept."""
+        """The value on this machine, or what the function raised if that was kept."""
         data = keeping.pending(key) if keeping._pending else None
         seconds = 0.0
         if data is None:
@@ -159,13 +166,6 @@ class Cached:
             data, seconds = found.data, found.record.get("seconds") or 0.0
         try:
             value, head = container.unpack(data)
-            if head.get("raised"):
-                if not isinstance(value, self._raised):
-                    # Kept by who wanted it; here it is computed.
-                    return None
-                raise _Raised(value)
-        except _Raised as kept:
-            raise kept.error from None
         except container.Damaged:
             return None
         except Exception as error:
@@ -175,7 +175,13 @@ class Cached:
                 )
             )
             return None
-        return Outcome(value, True, seconds, key, head.get("track", ()))
+        outcome = Outcome(value, True, seconds, key, head.get("track", ()))
+        if head.get("raised"):
+            if not isinstance(value, self._raised):
+                # Kept by who wanted it; here it is computed.
+                return None
+            outcome.raised = value
+        return outcome
 
     def _is_old(self, record: Dict[str, Any]) -> bool:
         return self._ttl is not None and record.get("made_unix_ms", 0) + self._ttl * 1000 <= store.unix_ms()
@@ -409,6 +415,25 @@ def _exceptions(wanted: Any) -> Any:
     if wanted is True:
         return (Exception,)
     return tuple(wanted) if isinstance(wanted, (tuple, list)) else (wanted,) if wanted else ()
+
+
+def _mode() -> Optional[str]:
+    """What `FNODE_CACHE` says; a word that is not known means nothing, and is told once."""
+    mode = os.environ.get(MODE)
+    if mode and mode not in _MODES:
+        _console.warning_once(
+            "{}={} is not known, so results are cached as ever; write off, on or verify".format(MODE, mode)
+        )
+    return mode
+
+
+def _is_like(error: BaseException, other: Optional[BaseException]) -> bool:
+    """Whether two exceptions say the same; one that was kept is another object, maybe of a class imported anew."""
+
+    def said(one: BaseException) -> Tuple[str, str, str]:
+        return type(one).__module__, type(one).__qualname__, str(one)
+
+    return other is not None and said(error) == said(other)
 
 
 def _drop(key: str, lease: Optional[str]) -> None:
