@@ -78,6 +78,8 @@ _resources: Dict[str, Any] = {}
 def set_project_name(project_name: str = "default") -> None:
     """Names the project of jobs that this process submits, where neither the call nor job.config.yaml names one.
 
+    A script that is started by hand with this call in it, and a name in quotes, is itself a job of that project.
+
     Example::
 
         >>> import foundations
@@ -85,6 +87,19 @@ def set_project_name(project_name: str = "default") -> None:
     """
     global _project_name
     _project_name = project_name
+    _tell_decided(project_name)
+
+
+def _tell_decided(name: str) -> None:
+    """A script that is a job belongs to a project since its import; a name that was not seen there comes too late."""
+    from . import _console, _ending
+
+    decided = os.environ.get("FNODE_PROJECT")
+    if _ending.is_execution() and decided and decided != name:
+        _console.warning_once(
+            "this script is a job of project `{}` since it imported foundations; to have it in `{}`, call "
+            "set_project_name with the name in quotes, or set FOUNDATIONS_PROJECT_NAME before".format(decided, name)
+        )
 
 
 def project_name() -> Optional[str]:

@@ -51,6 +51,11 @@ def watch(execution: bool = False) -> None:
                 setattr(builtins, name, _exit)
 
 
+def is_execution() -> bool:
+    """Whether this process is a script that was started by hand and is a job by its import."""
+    return _execution and _pid == os.getpid()
+
+
 def at_end(duty: Callable[[], None]) -> None:
     """Runs `duty` at the end of this process, while the job is still open."""
     _last_duties.append(duty)

@@ -12,8 +12,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Dict, Optional
 
+# Bytes of a script that are looked through; a longer one is generated.
+_SCRIPT_MAX = 1 << 20
 # Seconds that a script may wait at its start for a daemon that does not answer.
 TIMEOUT_S = 3.0
 
@@ -55,8 +57,9 @@ def begin() -> None:
     """
     from . import _client, _ending
 
-    answer = _client.default_with_timeout(TIMEOUT_S).begin_run(_run())
-    os.environ.update(_variables(answer))
+    run = _run()
+    answer = _client.default_with_timeout(TIMEOUT_S).begin_run(run)
+    os.environ.update(_variables(answer, run["project"]))
     _ending.watch(execution=True)
 
 
@@ -78,15 +81,44 @@ def _run() -> Dict[str, Any]:
 
 def _project(directory: str) -> str:
     named = os.environ.get("FOUNDATIONS_PROJECT_NAME") or os.environ.get("PROJECT_NAME")
-    return named or os.path.basename(directory) or "default"
+    return _written_name() or named or os.path.basename(directory) or "default"
 
 
-def _variables(answer: Dict[str, Any]) -> Dict[str, str]:
+def _written_name() -> Optional[str]:
+    """What the script itself gives to `set_project_name`, which it calls only after this import: read from its text.
+
+    Only a name in quotes counts, and only if no other is there: nothing of the script is run for it.
+    """
+    path = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_SCRIPT_MAX)
+    except OSError:
+        return None
+    if b"set_project_name" not in text:
+        return None
+    import ast
+
+    try:
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    names = set()
+    for call in calls:
+        called = getattr(call.func, "attr", None) or getattr(call.func, "id", None)
+        if called == "set_project_name":
+            given = [*call.args, *(word.value for word in call.keywords if word.arg == "project_name")]
+            names.add(getattr(given[0], "value", None) if given else "default")
+    name = names.pop() if len(names) == 1 else None
+    return name if isinstance(name, str) and name else None
+
+
+def _variables(answer: Dict[str, Any], project: str) -> Dict[str, str]:
     """What a job finds in its environment, from the daemon's answer."""
     from . import _context, _home
 
     address = _home.find()
-    job, project = answer["job"], _project(os.getcwd())
+    job = answer["job"]
     user = answer.get("user") or _context.user_name()
     variables = {
         "FNODE_JOB_ID": job,

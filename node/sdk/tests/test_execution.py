@@ -64,6 +64,26 @@ class Runs(Execution):
         self.assertEqual([run["project"] for run in self.runs()], ["older", "newer"])
         self.assertEqual(self.runs()[0]["job_id"], "mine")
 
+    def test_the_project_that_the_script_names_after_its_import(self):
+        for call, project in (
+            ("foundations.set_project_name('my project')", "my project"),
+            ("from foundations import set_project_name as s, set_project_name\nset_project_name(project_name='a')", "a"),
+            ("if __name__ == '__main__':\n    foundations.set_project_name()", "default"),
+        ):
+            before = len(self.runs())
+            done = self.script("import foundations, os\n{}\nprint(os.environ['FNODE_PROJECT'])\n".format(call))
+            self.assertEqual((done.stdout, done.stderr), (project + "\n", ""))
+            self.assertEqual(self.runs()[before]["project"], project)
+        done = self.script("import foundations\nfoundations.set_project_name('b')\n", FOUNDATIONS_PROJECT_NAME="c")
+        self.assertEqual((self.runs()[-1]["project"], done.stdout), ("b", ""))
+
+    def test_a_project_that_cannot_be_read_from_the_script_is_told_to_come_too_late(self):
+        here = os.path.basename(self.dir)
+        for call in ("set_project_name('a' + 'b')", "set_project_name('ab') or foundations.set_project_name('c')"):
+            done = self.script("import foundations\nfoundations.{}\n".format(call))
+            self.assertEqual(self.runs()[-1]["project"], here)
+            self.assertIn("this script is a job of project `{}` since it imported foundations; to have it in `ab`".format(here), done.stdout)
+
     def test_exit_codes(self):
         for text, code, written in (
             ("", 0, 0),
