@@ -13,6 +13,8 @@ use rust_embed::RustEmbed;
 #[folder = "sdk/"]
 #[include = "foundations/*"]
 #[include = "foundations_contrib/*"]
+#[include = "foundations_orbit/*"]
+#[include = "foundations_production/*"]
 #[exclude = "*.pyc"]
 struct Package;
 
@@ -75,8 +77,13 @@ mod tests {
     fn the_package_is_unpacked_once_per_version() {
         let dir = tempfile::tempdir().unwrap();
         let place = unpack(dir.path()).unwrap();
-        for name in ["foundations/__init__.py", "foundations/parameters/__init__.py", "foundations_contrib/__init__.py"]
-        {
+        for name in [
+            "foundations/__init__.py",
+            "foundations/parameters/__init__.py",
+            "foundations_contrib/utils.py",
+            "foundations_orbit/__init__.py",
+            "foundations_production/__init__.py",
+        ] {
             assert!(place.join(name).is_file(), "{name}");
         }
         let marker = place.join("foundations/marker");

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
-class _Later:
+class Later:
     """A name that raises when it is called or looked into."""
 
-    def __init__(self, name: str, part: str, instead: str) -> None:
+    def __init__(self, name: str, part: str, instead: str, package: str = "foundations") -> None:
         self.__name__ = self.__qualname__ = name
         self.__doc__ = "Part of {}, which fnode does not have yet.".format(part)
-        self._text = "foundations.{} belongs to {}, which fnode does not have yet; {}".format(name, part, instead)
+        self._package = package
+        self._text = "{}.{} belongs to {}, which fnode does not have yet; {}".format(package, name, part, instead)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotAvailableYetError(self._text)
@@ -27,14 +28,14 @@ class _Later:
         raise NotAvailableYetError(self._text)
 
     def __repr__(self) -> str:
-        return "<foundations.{}, not there yet>".format(self.__name__)
+        return "<{}.{}, not there yet>".format(self._package, self.__name__)
 
 
 _SEARCHES = ("searches over stages", "submit one job per set of parameters, with foundations.submit(params=…)")
 
-DiscreteHyperparameter = _Later("DiscreteHyperparameter", *_SEARCHES)
-FloatingHyperparameter = _Later("FloatingHyperparameter", *_SEARCHES)
-IntegerHyperparameter = _Later("IntegerHyperparameter", *_SEARCHES)
-track_production_metrics = _Later(
+DiscreteHyperparameter = Later("DiscreteHyperparameter", *_SEARCHES)
+FloatingHyperparameter = Later("FloatingHyperparameter", *_SEARCHES)
+IntegerHyperparameter = Later("IntegerHyperparameter", *_SEARCHES)
+track_production_metrics = Later(
     "track_production_metrics", "Orbit's monitoring of models", "log the number with foundations.log_metric"
 )

@@ -154,10 +154,38 @@ class Facades(support.Case):
             foundations.parameters.generate_random_parameters.generate_random_parameters, generate_random_parameters
         )
         self.assertIs(set_tag, foundations.set_tag)
+        from foundations.artifacts.syncable_directory import SyncableDirectory
+        from foundations.job_metrics import log_metric
+        from foundations.projects import get_metrics_for_all_jobs, set_project_name
+        from foundations.submission import submit
+        from foundations_contrib.utils import foundations_home
+
+        self.assertEqual(
+            (SyncableDirectory, log_metric, get_metrics_for_all_jobs, set_project_name, submit),
+            tuple(
+                getattr(foundations, name)
+                for name in "SyncableDirectory log_metric get_metrics_for_all_jobs set_project_name submit".split()
+            ),
+        )
+        os.environ["FOUNDATIONS_HOME"] = "/lab"
+        self.assertEqual(foundations_home(), "/lab")
         self.assertEqual(
             (archive_jobs, cancel_queued_jobs, get_queued_jobs),
             (foundations.archive_jobs, foundations.cancel_queued_jobs, foundations.get_queued_jobs),
         )
+
+    def test_what_is_not_there_yet_can_be_imported_and_says_so_when_used(self):
+        import foundations_orbit
+        import foundations_production
+
+        for package in (foundations_orbit, foundations_production):
+            for name in package.__all__:
+                if name == "track_production_metrics":
+                    continue
+                text = r"^{}\.{} belongs to .*, which fnode does not have yet; ".format(package.__name__, name)
+                with self.assertRaisesRegex(foundations.NotAvailableYetError, text):
+                    getattr(package, name)("contract")
+        self.assertIs(foundations_orbit.track_production_metrics, foundations.track_production_metrics)
 
     def test_global_state_knows_the_job_and_raises_without_one(self):
         from foundations_contrib.global_state import current_foundations_job, redis_connection
