@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 _VARIABLE = "FOUNDATIONS_"
 # Environments that need no file: this cluster under the names that projects use.
 BUILT_IN = ("local", "scheduler")
+# As many GPUs as the program's own words take.
+_GPUS_MAX = 256
 # A number of gigabytes that no machine has is a number of bytes: earlier releases took those.
 _GIGABYTES_MAX = 1 << 20
 
@@ -129,13 +131,18 @@ def resources() -> Dict[str, Any]:
 
 def check_gpus(num_gpus: Any) -> int:
     """A number of graphics processors, or `ValueError`."""
-    if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 0:
-        raise ValueError("Invalid GPU quantity {!r}: give a whole number, 0 or more".format(num_gpus))
-    return num_gpus
+    # A whole number of numpy is one, too: it comes out of searches.
+    index = getattr(type(num_gpus), "__index__", None)
+    count = -1 if index is None or isinstance(num_gpus, bool) else index(num_gpus)
+    if not 0 <= count <= _GPUS_MAX:
+        raise ValueError("Invalid GPU quantity {!r}: give a whole number from 0 to {}".format(num_gpus, _GPUS_MAX))
+    return count
 
 
 def check_ram(ram: Any) -> float:
     """Gigabytes, or `ValueError`."""
+    if getattr(type(ram), "__index__", None) is not None and not isinstance(ram, bool):
+        ram = int(ram)
     if isinstance(ram, bool) or not isinstance(ram, (int, float)) or not 0 < ram < float("inf"):
         raise ValueError("Invalid RAM quantity {!r}: give gigabytes above 0".format(ram))
     return ram
@@ -182,6 +189,11 @@ def find_environment(name: str) -> Optional[str]:
 def find_submission_config(name: str) -> Optional[str]:
     """The file of a scheduler's configuration, ``config/submission/<name>.config.yaml``."""
     return _first_file("{}.config.yaml".format(name), (os.path.join("config", "submission"),))
+
+
+def find_execution_config() -> Optional[str]:
+    """The file that plain scripts were tracked with, ``config/execution/default.config.yaml``."""
+    return _first_file("default.config.yaml", (os.path.join("config", "execution"),))
 
 
 def _first_file(filename: str, folders: tuple) -> Optional[str]:

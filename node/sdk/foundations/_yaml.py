@@ -29,6 +29,7 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
 _BASED = re.compile(r"0(x[0-9a-fA-F_]+|o[0-7]+|b[01_]+)$")
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|nan)$", re.IGNORECASE)
+_KINDS = {"list": "a list", "bool": "true or false", "int": "a number", "float": "a number"}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b"}
 _ESCAPES.update({" ": " ", '"': '"', "\\": "\\", "/": "/"})
 
@@ -59,7 +60,8 @@ def read_mapping(path: str) -> Mapping:
     if value is None:
         return Mapping()
     if not isinstance(value, Mapping):
-        raise ConfigurationError("{} holds a {}; write keys with values".format(path, type(value).__name__))
+        kind = _KINDS.get(type(value).__name__, "a text")
+        raise ConfigurationError("{} holds {}; write keys with values".format(path, kind))
     return value
 
 

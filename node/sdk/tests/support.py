@@ -94,9 +94,10 @@ class Case(unittest.TestCase):
 
 def start_anew():
     """Forgets what the package remembers of this process."""
-    from foundations import _config, testing
+    from foundations import _config, _console, testing
 
     testing._start_anew()
+    _console._said.clear()
     _config.config_manager.reset()
     _config._resources.clear()
     _config._project_name = None

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::error::AtlasError;
+use super::yaml::{ConfigError, read_map};
 
 /// Names that need no file.
 const BUILT_IN: [&str; 2] = ["local", "scheduler"];
@@ -45,21 +46,33 @@ impl Places {
 
     /// Refuses a scheduler's configuration that is not there.
     pub(crate) fn check_submission(&self, name: &str) -> Result<(), AtlasError> {
-        if BUILT_IN.contains(&name) || self.find(name, &[SUBMISSION]).is_some() {
-            return Ok(());
+        let found = self.find(name, &[SUBMISSION]);
+        if BUILT_IN.contains(&name) || found.is_some() {
+            return Ok(self.check_readable(found.as_deref())?);
         }
         Err(AtlasError::Said(format!("Could not find submission configuration with name: `{name}`")))
     }
 
     /// The file of an environment. `None`: it is one that needs none.
     pub(crate) fn environment(&self, name: &str) -> Result<Option<PathBuf>, AtlasError> {
-        match self.find(name, &[ENVIRONMENTS, SUBMISSION]) {
-            None if BUILT_IN.contains(&name) => Ok(None),
-            None => Err(AtlasError::Said(format!(
+        let found = self.find(name, &[ENVIRONMENTS, SUBMISSION]);
+        if found.is_none() && !BUILT_IN.contains(&name) {
+            return Err(AtlasError::Said(format!(
                 "Could not find environment `{name}`; see those that exist with `foundations info --env`"
-            ))),
-            found => Ok(found),
+            )));
         }
+        self.check_readable(found.as_deref())?;
+        Ok(found)
+    }
+
+    /// Reads the configuration that is asked for, and that of plain scripts beside it: nothing in them changes where a
+    /// job runs, but one that is no YAML is a slip that its author wants to know of.
+    fn check_readable(&self, found: Option<&Path>) -> Result<(), ConfigError> {
+        let execution = self.find("default", &[EXECUTION]);
+        for path in found.into_iter().chain(execution.as_deref()) {
+            read_map(path)?;
+        }
+        Ok(())
     }
 
     fn find(&self, name: &str, folders: &[&str]) -> Option<PathBuf> {
@@ -140,6 +153,26 @@ mod tests {
         assert_eq!(places.environment("far").unwrap(), Some(here));
         assert!(places.environment("../far").is_err(), "a name is no path");
         assert_eq!(places.environment("local").unwrap(), None);
+    }
+
+    #[test]
+    fn a_configuration_that_is_no_yaml_is_told_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        let broken = dir.path().join("here/config/submission/scheduler.config.yaml");
+        write(&broken);
+        assert!(places.check_submission("scheduler").is_ok(), "an empty one is none");
+        std::fs::write(&broken, "scheduler_url: http://here\nredis_url: {a: 1\n").unwrap();
+        let said = places.check_submission("scheduler").unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{}:", broken.display())), "{said}");
+        std::fs::write(&broken, "").unwrap();
+        let execution = dir.path().join("home/config/execution/default.config.yaml");
+        write(&execution);
+        std::fs::write(&execution, "- a list\n").unwrap();
+        for said in [places.check_submission("scheduler"), places.environment("local").map(drop)] {
+            let said = said.unwrap_err().to_string();
+            assert_eq!(said, format!("{} holds a list; write keys with values", execution.display()));
+        }
     }
 
     #[test]

@@ -6,24 +6,37 @@ use std::path::Path;
 use super::near::nearest;
 use super::params::float_text;
 use super::yaml::{ConfigError, Entry, Map, Value, read_map};
+use crate::http::words::submit::GPUS_MAX;
 
 /// Its name.
 pub(crate) const FILE: &str = "job.config.yaml";
 /// A number of gigabytes that no machine has is a number of bytes: earlier releases took those.
 const GIGABYTES_MAX: f64 = (1 << 20) as f64;
-/// Keys of `worker`, of which only the first has a meaning here.
-const WORKER_KEYS: [&str; 10] = [
-    "environment",
-    "image",
-    "entrypoint",
-    "command",
-    "args",
-    "working_dir",
-    "volumes",
-    "resources",
-    "mem_limit",
-    "shm_size",
+/// Words of the standard loggers; Foundations knew the first three and was silent with every other.
+const LOG_LEVELS: [&str; 7] = ["DEBUG", "INFO", "ERROR", "WARNING", "WARN", "CRITICAL", "FATAL"];
+/// Longest name of a project, in bytes.
+const PROJECT_MAX: usize = 256;
+/// Keys of `worker` that Foundations and its users wrote there, and what they may be. Only the first has a meaning here.
+const WORKER_KEYS: [(&str, Kind, &str); 11] = [
+    ("environment", Kind::KeysOrList, "keys with values"),
+    ("image", Kind::Text, "a text"),
+    ("entrypoint", Kind::TextOrList, "a text or a list"),
+    ("command", Kind::TextOrList, "a text or a list"),
+    ("args", Kind::TextOrList, "a text or a list"),
+    ("working_dir", Kind::Text, "a text"),
+    ("volumes", Kind::KeysOrList, "keys with values"),
+    ("resources", Kind::Keys, "keys with values"),
+    ("mem_limit", Kind::Size, "a size"),
+    ("shm_size", Kind::Size, "a size"),
+    ("network_mode", Kind::Text, "a text"),
 ];
+/// What else Docker's own library takes there (and two words of Kubernetes), whatever it is.
+const WORKER_MORE: &str = "auto_remove blkio_weight cap_add cap_drop cpu_count cpu_percent cpu_period cpu_quota \
+    cpu_shares cpuset_cpus cpuset_mems detach device_requests devices dns dns_opt dns_search domainname extra_hosts \
+    group_add healthcheck hostname init ipc_mode isolation labels links log_config mem_reservation mem_swappiness \
+    memswap_limit name nano_cpus network network_disabled oom_kill_disable oom_score_adj pid_mode pids_limit platform \
+    ports privileged publish_all_ports read_only remove restart_policy runtime security_opt stdin_open stop_signal \
+    storage_opt sysctls tmpfs tty ulimits user userns_mode volume_driver volumes_from imagePullPolicy workingDir";
 
 /// What a key may hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,12 +47,14 @@ enum Kind {
     Whole,
     Keys,
     Size,
+    TextOrList,
+    KeysOrList,
 }
 
 /// Keys at the top, what they may be, and that in words. Null is as if the key were not there.
 const KEYS: [(&str, Kind, &str); 10] = [
     ("project_name", Kind::Name, "a text"),
-    ("log_level", Kind::Text, "INFO, ERROR or DEBUG"),
+    ("log_level", Kind::Text, "DEBUG, INFO, WARNING or ERROR"),
     ("entrypoint", Kind::Text, "a text"),
     ("ram", Kind::Number, "a number of gigabytes"),
     ("num_gpus", Kind::Whole, "a whole number"),
@@ -68,7 +83,7 @@ pub(crate) struct JobConfig {
 pub(crate) fn read(directory: &Path, warnings: &mut Vec<String>) -> Result<JobConfig, ConfigError> {
     let mut config = JobConfig::default();
     let path = directory.join(FILE);
-    if !path.is_file() {
+    if path.symlink_metadata().is_err() {
         return Ok(config);
     }
     let found = read_map(&path)?;
@@ -83,12 +98,17 @@ pub(crate) fn read(directory: &Path, warnings: &mut Vec<String>) -> Result<JobCo
         if *value == Value::Null {
             continue;
         }
-        if !fits(*kind, value) {
-            return Err(ConfigError(format!("{place}: `{key}` is {}; write {words}", shown(value))));
-        }
+        check(value, *kind, words, &place, &format!("`{key}`"))?;
         take(&mut config, entry, &path.display().to_string(), warnings)?;
     }
     Ok(config)
+}
+
+fn check(value: &Value, kind: Kind, words: &str, place: &str, name: &str) -> Result<(), ConfigError> {
+    if fits(kind, value) {
+        return Ok(());
+    }
+    Err(ConfigError(format!("{place}: {name} is {}; write {words}", shown(value))))
 }
 
 fn fits(kind: Kind, value: &Value) -> bool {
@@ -99,6 +119,8 @@ fn fits(kind: Kind, value: &Value) -> bool {
         Kind::Whole => matches!(value, Value::Int(_)),
         Kind::Keys => matches!(value, Value::Map(_)),
         Kind::Size => matches!(value, Value::Text(_) | Value::Int(_)),
+        Kind::TextOrList => matches!(value, Value::Text(_) | Value::List(_)),
+        Kind::KeysOrList => matches!(value, Value::Map(_) | Value::List(_)),
     }
 }
 
@@ -106,16 +128,16 @@ fn take(config: &mut JobConfig, entry: &Entry, path: &str, warnings: &mut Vec<St
     let place = format!("{path}:{}", entry.line);
     let text = || plain(&entry.value);
     match (entry.key.as_str(), &entry.value) {
-        ("project_name", _) => config.project_name = Some(text()),
-        ("log_level", _) => config.log_level = Some(text()),
+        ("project_name", _) => config.project_name = Some(project(text(), &place)?),
+        ("log_level", _) => config.log_level = Some(log_level(&entry.value, &place)?),
         ("entrypoint", _) => config.entrypoint = Some(text()),
         ("ram", _) => {
             let ram = ram_bytes(number(&entry.value), &shown(&entry.value));
             config.ram_bytes = Some(ram.map_err(|what| ConfigError(format!("{place}: {what}")))?);
         }
         ("num_gpus", Value::Int(count)) => {
-            if *count < 0 {
-                let what = format!("{place}: Invalid GPU quantity {count}: give a whole number, 0 or more");
+            if !(0..=i128::from(GPUS_MAX)).contains(count) {
+                let what = format!("{place}: Invalid GPU quantity {count}: give a whole number from 0 to {GPUS_MAX}");
                 return Err(ConfigError(what));
             }
             config.num_gpus = Some(*count);
@@ -127,6 +149,31 @@ fn take(config: &mut JobConfig, entry: &Entry, path: &str, warnings: &mut Vec<St
         }
     }
     Ok(())
+}
+
+fn log_level(value: &Value, place: &str) -> Result<String, ConfigError> {
+    let word = plain(value).to_uppercase();
+    if LOG_LEVELS.contains(&word.as_str()) {
+        return Ok(word);
+    }
+    let what = format!("{place}: `log_level` is {}; write DEBUG, INFO, WARNING or ERROR", shown(value));
+    Err(ConfigError(what))
+}
+
+/// A project's name, by the rule that the daemon has, told with file and line.
+fn project(name: String, place: &str) -> Result<String, ConfigError> {
+    let what = if name.is_empty() {
+        "write a name, or leave the line out".to_owned()
+    } else if name.contains('/') || name == "." || name == ".." {
+        "leave out slashes and dots alone".to_owned()
+    } else if name.len() > PROJECT_MAX {
+        format!("it has more than {PROJECT_MAX} bytes")
+    } else if name.chars().any(char::is_control) {
+        "write one line of printable text".to_owned()
+    } else {
+        return Ok(name);
+    };
+    Err(ConfigError(format!("{place}: {} cannot name a project; {what}", shown(&Value::Text(name)))))
 }
 
 fn number(value: &Value) -> f64 {
@@ -152,6 +199,10 @@ fn environment(worker: &Map, path: &str, warnings: &mut Vec<String>) -> Result<V
     let mut variables = Vec::new();
     for Entry { key, line, value } in &worker.entries {
         let place = format!("{path}:{line}");
+        let known = WORKER_KEYS.iter().find(|(known, ..)| known == key);
+        if let (Some((_, kind, words)), false) = (known, *value == Value::Null) {
+            check(value, *kind, words, &place, &format!("worker's `{key}`"))?;
+        }
         match (key.as_str(), value) {
             ("environment", Value::Null) => {}
             // As Docker has it: a list of KEY=VALUE.
@@ -168,15 +219,13 @@ fn environment(worker: &Map, path: &str, warnings: &mut Vec<String>) -> Result<V
                     variables.push((key.clone(), value));
                 }
             }
-            ("environment", other) => {
-                let what = format!("{place}: worker's `environment` is {}; write keys with values", shown(other));
-                return Err(ConfigError(what));
-            }
-            (known, _) if WORKER_KEYS.contains(&known) => warnings.push(format!(
+            _ if known.is_some() || WORKER_MORE.split_whitespace().any(|more| more == key) => warnings.push(format!(
                 "{place}: worker's `{key}` is ignored: jobs run as processes of their node, without a container"
             )),
-            _ => warnings
-                .push(format!("{place}: worker's `{key}` is not known{}; it is ignored", meant(key, &WORKER_KEYS))),
+            _ => {
+                let names = WORKER_KEYS.map(|(name, ..)| name);
+                warnings.push(format!("{place}: worker's `{key}` is not known{}; it is ignored", meant(key, &names)));
+            }
         }
     }
     Ok(variables)

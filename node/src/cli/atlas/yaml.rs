@@ -57,13 +57,13 @@ impl Value {
     /// Its kind, as the package names it.
     fn kind(&self) -> &'static str {
         match self {
-            Self::Null => "null",
-            Self::Bool(_) => "bool",
-            Self::Int(_) => "int",
-            Self::Float(_) => "float",
-            Self::Text(_) => "str",
-            Self::List(_) => "list",
-            Self::Map(_) => "mapping",
+            Self::Null => "nothing",
+            Self::Bool(_) => "true or false",
+            Self::Int(_) => "a number",
+            Self::Float(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "keys with values",
         }
     }
 }
@@ -83,7 +83,7 @@ pub(crate) fn read_map(path: &Path) -> Result<Map, ConfigError> {
     match parse(text.strip_prefix('\u{feff}').unwrap_or(&text), &name)? {
         Value::Null => Ok(Map::default()),
         Value::Map(map) => Ok(map),
-        other => Err(refuse(format!("{name} holds a {}; write keys with values", other.kind()))),
+        other => Err(refuse(format!("{name} holds {}; write keys with values", other.kind()))),
     }
 }
 
