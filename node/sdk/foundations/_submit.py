@@ -46,7 +46,8 @@ def submit(
     :param scheduler_config: ``scheduler``, or the name of a file in ``config/submission/``: all mean this cluster.
     :param job_directory: the working directory unless given; ``job_dir`` is its older name.
     :param project_name: the directory's name unless given.
-    :param entrypoint: the program that is given `command`, instead of Python.
+    :param entrypoint: the program that is given `command`, instead of Python; a script in job.config.yaml counts
+        only where `command` names none.
     :param params: become ``foundations_job_parameters.json`` in the directory.
     :param ram: memory in gigabytes (10**9 bytes).
     :param num_gpus: graphics processors; 0 unless given.
@@ -63,12 +64,14 @@ def submit(
         job = foundations.submit(job_directory=".", command=["main.py", "--epochs", "3"], params={"rate": 0.1})
         job.wait_for_deployment_to_complete()
     """
+    _check_configs(_config.find_submission_config(scheduler_config))
     if scheduler_config not in _config.BUILT_IN and _config.find_submission_config(scheduler_config) is None:
         raise ConfigurationError("Could not find submission configuration with name: `{}`".format(scheduler_config))
     directory = _directory(job_directory if job_directory is not None else job_dir)
     config = _job_config.read(directory)
-    words = _words(command) or ([] if entrypoint or config.entrypoint else ["main.py"])
-    program = _words(entrypoint if entrypoint is not None else config.entrypoint)
+    words = _words(command)
+    program = _words(entrypoint if entrypoint is not None else _program(config.entrypoint, words))
+    words = words or ([] if program else ["main.py"])
     request = _request(directory, config, project_name, params, ram, num_gpus)
     request["command"] = _runnable(program + words, directory)
     job = _launch(request)
@@ -98,6 +101,7 @@ def deploy(
         job = foundations.deploy(project_name="mnist", env="scheduler", entrypoint="main.py")
         print(job.get_job_status())
     """
+    _check_configs(_config.find_environment(env))
     if env not in _config.BUILT_IN and _config.find_environment(env) is None:
         raise ConfigurationError(
             "Could not find environment `{}`; see those that exist with `foundations info --env`".format(env)
@@ -105,7 +109,7 @@ def deploy(
     directory = _directory(job_directory)
     config = _job_config.read(directory)
     request = _request(directory, config, project_name, params, None, None)
-    request["command"] = _as_module(_runnable([_script(entrypoint, directory)], directory))
+    request["command"] = _as_module(_runnable([_script(entrypoint, directory)], directory), directory)
     job = _launch(request, local=env == "local")
     _console.info("Job '{}' deployed.".format(job.job_name()))
     if env == "local":
@@ -121,6 +125,23 @@ def follow(job: Deployment) -> None:
         sys.stdout.flush()
     failed = job.get_true_job_status() == "failed"
     _console.info("Job '{}' has {}.".format(job.job_name(), "failed" if failed else "completed"))
+
+
+def _check_configs(found: Optional[str]) -> None:
+    """Reads the configuration that is asked for, and that of plain scripts beside it: nothing in them changes where a
+    job runs, but one that is no YAML is a slip that its author wants to know of."""
+    from ._yaml import read_mapping
+
+    for path in (found, _config.find_execution_config()):
+        if path is not None:
+            read_mapping(path)
+
+
+def _program(entrypoint: Optional[str], command: List[str]) -> Optional[str]:
+    """The entrypoint of job.config.yaml: a program that is given the command. Where both are scripts, the one that
+    was asked for now is meant."""
+    first = (_words(entrypoint) or [""])[0]
+    return None if first.endswith(".py") and command and command[0].endswith(".py") else entrypoint
 
 
 def _directory(given: Optional[str]) -> str:
@@ -149,6 +170,8 @@ def _request(
     if params is not None and not hasattr(params, "items"):
         raise TypeError("params is a dict, not {}".format(type(params).__name__))
     environment = dict(config.environment)
+    # A script below the root imports what lies at the root, as it did where `/job` was.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), os.curdir)))
     if config.log_level is not None:
         environment["FOUNDATIONS_LOG_LEVEL"] = config.log_level
     return {
@@ -189,13 +212,25 @@ def _runnable(words: List[str], directory: str) -> List[str]:
     return ["python", *words]
 
 
-def _as_module(command: List[str]) -> List[str]:
-    """A script below the root as a module: `deploy` imported it from the root, and its own imports count on that."""
+def _as_module(command: List[str], directory: str) -> List[str]:
+    """A script below the root that imports from its own package (``from .model import f``) as a module, which alone
+    can do so. Every other runs by its path, and finds what lies beside it."""
     program, *words = command
     script = os.path.normpath(words[0])
     if os.sep not in script or os.path.isabs(script) or script.startswith(os.pardir):
         return command
+    if not _imports_from_package(os.path.join(directory, script)):
+        return command
     return [program, "-m", script[: -len(".py")].replace(os.sep, "."), *words[1:]]
+
+
+def _imports_from_package(script: str) -> bool:
+    try:
+        with open(script, encoding="utf-8", errors="replace") as file:
+            words = [line.split(None, 1) for line in file]
+    except OSError:
+        return False
+    return any(len(line) == 2 and line[0] == "from" and line[1].startswith(".") for line in words)
 
 
 def _launch(request: Dict[str, Any], local: bool = False) -> Deployment:
@@ -243,6 +278,8 @@ def _arguments(request: Dict[str, Any], params: Optional[str]) -> List[str]:
         arguments += ["--memory", "{}B".format(request["memory_bytes"])]
     for name, value in request["environment"].items():
         arguments += ["--env", "{}={}".format(name, value)]
+    # Jobs counted on what the machine had, and old requirements that nobody can install any more stop none.
+    arguments += ["--environment", "lenient"]
     # What is no plain JSON (NaN) lies in the directory alone; so does what is too large.
     if params is not None and len(params.encode("utf-8", "replace")) <= _PARAMS_MAX and '{"f":"' not in params:
         arguments += ["--params", params]

@@ -159,6 +159,45 @@ class Projects(support.Case):
         )
         self.assertEqual((job.get_param("rate"), job.get_param("layers_0_units")), (0.25, 4))
 
+    def test_a_driver_finds_what_lies_beside_it_and_at_the_root(self):
+        self.project("v2_beside")
+        for entrypoint in ("project_code.driver", "project_code/driver.py"):
+            with self.printed():
+                job = foundations.deploy(env="cloud", entrypoint=entrypoint)
+            job.wait_for_deployment_to_complete(log_output=False)
+            self.assertEqual(job.get_true_job_status(), "completed", job.get_job_logs())
+            self.assertEqual(job.get_metric("score"), 0.5)
+
+    def test_a_search_below_the_root_with_requirements_that_nobody_can_install(self):
+        copy = self.project("v3_below")
+        os.chdir("model")
+        # Its configurations lie at the root, where the command line would find them.
+        shutil.copytree(os.path.join(copy, "config"), "config")
+        lines = self.run_script("search.py")
+        self.assertEqual([line.split()[0] for line in lines], ["0.25", "0.5"])
+        for line in lines:
+            job = foundations.Deployment(line.split()[1])
+            log = job.get_job_logs()
+            self.assertEqual(job.get_true_job_status(), "completed", log)
+            self.assertIn("no-such-package==1.15.2", log)
+            self.assertRegex(log, "fnode: requirements.txt could not be installed .*; the job goes on with the node's")
+            self.assertNotIn("dessa", log)
+            self.assertEqual((job.get_metric("best:loss"), job.get_metric("epochs")), (1 - float(line.split()[0]), 3))
+            self.assertEqual(job.get_param("sizes_1_0"), 5)
+
+    def test_a_script_that_is_killed_ended_without_telling_how(self):
+        self.project("execution")
+        del os.environ["FOUNDATIONS_COMMAND_LINE"]
+        self.write("execution/killed.py", "import foundations, os\nos.kill(os.getpid(), 9)\n")
+        done = subprocess.run([sys.executable, "killed.py"], env=dict(os.environ, PYTHONPATH=support.SDK))
+        self.assertEqual(done.returncode, -9)
+        (line,) = list(_client.default().jobs(project="execution"))
+        job = foundations.Deployment(line["id"])
+        job.wait_for_deployment_to_complete(log_output=False)
+        self.assertEqual(job.get_true_job_status(), "failed")
+        ending = _client.default().job(line["id"])["ending"]
+        self.assertEqual((ending["reason"], "exit code" in ending["text"]), ("untold", False))
+
     def test_a_search_submits_snapshots(self):
         self.project("v3_submit")
         lines = self.run_script("search.py")

@@ -52,7 +52,13 @@ class Launching(support.Case):
         words = self.calls()[0]["argv"][1:]
         self.assertEqual(words[:2], ["submit", "--json"])
         at = words.index("--")
-        return words[2:at], words[at + 1 :]
+        options = words[2:at]
+        # What every submission has is looked at once, by its own test.
+        for usual in (["--env", "PYTHONPATH=."], ["--environment", "lenient"]):
+            where = next((at for at in range(len(options)) if options[at : at + 2] == usual), None)
+            if where is not None:
+                del options[where : where + 2]
+        return options, words[at + 1 :]
 
     def config(self, text):
         self.write("my project/job.config.yaml", text)
@@ -124,6 +130,48 @@ class Submit(Launching):
         self.assertEqual(
             self.asked()[0][2:-1], ["--env", "A=1", "--env", "B=x y", "--env", "FOUNDATIONS_LOG_LEVEL=DEBUG"]
         )
+
+    def test_counts_of_numpy_are_counts(self):
+        class Count:
+            def __index__(self):
+                return 2
+
+        self.assertEqual(self.asked(num_gpus=Count(), ram=Count())[0][2:6], ["--gpus", "2", "--memory", "2000000000B"])
+        for wrong in (257, -1, 1.0, "1", True):
+            with self.assertRaisesRegex(ValueError, "Invalid GPU quantity .*: give a whole number from 0 to 256"):
+                foundations.submit(job_directory=self.project, num_gpus=wrong)
+
+    def test_a_configuration_that_is_no_yaml_is_told_with_its_line(self):
+        path = self.write("config/submission/scheduler.config.yaml", "scheduler_url: http://here\n  - 1: [\n")
+        for launch in (foundations.submit, lambda **more: foundations.deploy(env="scheduler", **more)):
+            with self.assertRaisesRegex(foundations.ConfigurationError, "scheduler.config.yaml:2: "):
+                launch(job_directory=self.project)
+        os.remove(path)
+        self.write("home/.foundations/config/execution/default.config.yaml", "- a list\n")
+        with self.assertRaisesRegex(foundations.ConfigurationError, "default.config.yaml holds a list; write keys"):
+            foundations.submit(job_directory=self.project)
+        self.assertFalse(os.path.exists(self.path("log")))
+
+    def test_a_script_in_the_file_gives_way_to_one_that_is_asked_for(self):
+        self.config("entrypoint: main.py\n")
+        for command, wanted in (
+            ("train.py --fast", ["python", "train.py", "--fast"]),
+            (["--fast"], ["python", "main.py", "--fast"]),
+            (None, ["python", "main.py"]),
+        ):
+            self.assertEqual(self.asked(command=command)[1], wanted)
+        self.config("entrypoint: bash\n")
+        self.assertEqual(self.asked(command="main.py")[1], ["bash", "main.py"])
+
+    def test_a_search_is_warned_of_a_line_once(self):
+        self.config("worker:\n  image: lab\n")
+        self.assertEqual(len([line for line in self.asked() and self.lines if "image" in line]), 1)
+        self.assertEqual([line for line in self.asked() and self.lines if "image" in line], [])
+
+    def test_a_configuration_of_the_job_that_is_no_file(self):
+        os.mkdir(os.path.join(self.project, "job.config.yaml"))
+        with self.assertRaisesRegex(foundations.ConfigurationError, "cannot read .*job.config.yaml: Is a directory"):
+            foundations.submit(job_directory=self.project)
 
     def test_commands_as_text_and_as_words(self):
         self.write("my project/a b.py", "")
@@ -315,10 +363,22 @@ class Deploy(Launching):
         self.assertEqual(self.deployed("p", "cloud")[1], [])
         self.assertEqual(self.calls()[0]["argv"][3:5], ["--project", "p"])
 
-    def test_entrypoints_below_the_root_run_as_modules_of_it(self):
+    def test_entrypoints_below_the_root_run_by_their_path(self):
+        for entrypoint in ("project_code.driver", "project_code/driver.py"):
+            self.assertEqual(self.deployed(entrypoint=entrypoint)[0], ["python", "project_code/driver.py"])
+        self.assertEqual(self.deployed(entrypoint="main")[0], ["python", "main.py"])
+
+    def test_a_script_that_imports_from_its_package_runs_as_a_module(self):
+        self.write("my project/project_code/driver.py", "import os\nif os:\n    from . import model\n")
         for entrypoint in ("project_code.driver", "project_code/driver.py", "./project_code/driver.py"):
             self.assertEqual(self.deployed(entrypoint=entrypoint)[0], ["python", "-m", "project_code.driver"])
-        self.assertEqual(self.deployed(entrypoint="main")[0], ["python", "main.py"])
+
+    def test_the_root_is_on_the_path_after_what_the_file_says(self):
+        self.deployed()
+        self.assertIn("PYTHONPATH=.", self.calls()[0]["argv"])
+        self.config("worker: {environment: {PYTHONPATH: lib}}\n")
+        self.deployed()
+        self.assertIn("PYTHONPATH=lib:.", self.calls()[0]["argv"])
 
     def test_params_are_written(self):
         self.deployed(params={"a": 1})

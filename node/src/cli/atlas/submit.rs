@@ -49,9 +49,10 @@ pub(crate) async fn submit(mut client: Client, words: &SubmitWords, console: Con
     Places::of_process().check_submission(&config)?;
     let directory = check_directory(&directory)?;
     let job_config = read_config(&directory, console)?;
-    let program = match words.entrypoint.as_ref().or(job_config.entrypoint.as_ref()) {
-        Some(entrypoint) => shell_words(entrypoint)?,
-        None => Vec::new(),
+    let program = match (&words.entrypoint, &job_config.entrypoint) {
+        (Some(entrypoint), _) => shell_words(entrypoint)?,
+        (None, Some(entrypoint)) => unless_asked(shell_words(entrypoint)?, &command),
+        (None, None) => Vec::new(),
     };
     let command = match (command.is_empty(), program.is_empty()) {
         (true, true) => vec!["main.py".to_owned()],
@@ -78,7 +79,7 @@ pub(crate) async fn deploy(mut client: Client, words: &DeployWords, console: Con
     } else {
         format!("{}.py", words.entrypoint.replace('.', "/"))
     };
-    let command = as_module(runnable(vec![script], &directory, console));
+    let command = as_module(runnable(vec![script], &directory, console), &directory);
     let wish = wish(directory, job_config, &words.needs, command);
     let job = launch(&mut client, &wish, console).await?.answer.id;
     console.info(&format!("Job '{job}' deployed."));
@@ -156,6 +157,13 @@ fn submitted_words(words: &SubmitWords) -> Result<(String, PathBuf, Vec<String>)
     }
 }
 
+/// The entrypoint of job.config.yaml: a program that is given the command. Where both are scripts, the one that was
+/// asked for now is meant.
+fn unless_asked(program: Vec<String>, command: &[String]) -> Vec<String> {
+    let is_script = |words: &[String]| words.first().is_some_and(|word| word.ends_with(".py"));
+    if is_script(&program) && is_script(command) { Vec::new() } else { program }
+}
+
 fn shell_words(text: &str) -> Result<Vec<String>, AtlasError> {
     split(text).ok_or_else(|| CliError::usage(format!("{text:?} has an open quote"), "close it").into())
 }
@@ -179,6 +187,7 @@ fn read_config(directory: &Path, console: Console) -> Result<JobConfig, ConfigEr
 fn wish(directory: PathBuf, config: JobConfig, needs: &Needs, command: Vec<String>) -> Wish {
     let named = || directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let mut environment = config.environment;
+    look_in_root(&mut environment);
     environment.extend(config.log_level.map(|level| ("FOUNDATIONS_LOG_LEVEL".to_owned(), level)));
     Wish {
         project: needs.project_name.clone().or(config.project_name).unwrap_or_else(named),
@@ -188,6 +197,15 @@ fn wish(directory: PathBuf, config: JobConfig, needs: &Needs, command: Vec<Strin
         environment,
         command,
         directory,
+    }
+}
+
+/// The job's directory on Python's path: a script below it imports what lies at the root, as it did where `/job` was.
+fn look_in_root(environment: &mut Vec<(String, String)>) {
+    match environment.iter_mut().rfind(|(name, _)| name == "PYTHONPATH") {
+        Some((_, path)) if path.is_empty() => ".".clone_into(path),
+        Some((_, path)) => path.push_str(":."),
+        None => environment.push(("PYTHONPATH".to_owned(), ".".to_owned())),
     }
 }
 
@@ -201,18 +219,26 @@ fn runnable(words: Vec<String>, directory: &Path, console: Console) -> Vec<Strin
     [vec!["python".to_owned()], words].concat()
 }
 
-/// A script below the root as a module: `deploy` imported it from the root, and its own imports count on that.
-fn as_module(command: Vec<String>) -> Vec<String> {
+/// A script below the root that imports from its own package (`from .model import f`) as a module, which alone can do
+/// so. Every other runs by its path, and finds what lies beside it.
+fn as_module(command: Vec<String>, directory: &Path) -> Vec<String> {
     let script = command.get(1).map(|script| script.trim_start_matches("./").to_owned()).unwrap_or_default();
     let is_below = script.contains('/') && !script.starts_with('/') && !script.split('/').any(|part| part == "..");
     match script.strip_suffix(".py") {
-        Some(module) if is_below => {
+        Some(module) if is_below && imports_from_package(&directory.join(&script)) => {
             let module =
                 module.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join(".");
             [&["python".to_owned(), "-m".to_owned(), module], command.get(2..).unwrap_or_default()].concat()
         }
         _ => command,
     }
+}
+
+fn imports_from_package(script: &Path) -> bool {
+    let text = std::fs::read(script).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines()
+        .any(|line| line.trim_start().strip_prefix("from ").is_some_and(|rest| rest.trim_start().starts_with('.')))
 }
 
 /// Writes the parameters beside the code and submits.
@@ -257,6 +283,8 @@ fn arguments(wish: &Wish) -> Result<SubmitArgs, CliError> {
     for (name, value) in &wish.environment {
         words.extend(["--env".to_owned(), format!("{name}={value}")]);
     }
+    // Jobs counted on what the machine had, and old requirements that nobody can install any more stop none.
+    words.extend(["--environment", "lenient"].map(str::to_owned));
     // What is no plain JSON (NaN) lies in the directory alone; so does what is too large.
     let text = wish.params.as_ref().and_then(params::record_text).filter(|text| text.len() <= PARAMS_MAX);
     if let Some(text) = text {
@@ -331,12 +359,40 @@ mod tests {
     }
 
     #[test]
-    fn scripts_below_the_root_become_modules() {
-        let module = |script: &str| as_module(words(&["python", script]));
+    fn scripts_that_import_from_their_package_become_modules() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("project_code")).unwrap();
+        std::fs::create_dir_all(dir.path().join("a")).unwrap();
+        std::fs::write(dir.path().join("project_code/driver.py"), "import os\nfrom . import model\n").unwrap();
+        std::fs::write(dir.path().join("a/b.py"), "try:\n    from .model import f\nexcept ImportError: pass").unwrap();
+        std::fs::write(dir.path().join("a/beside.py"), "from model import *\n").unwrap();
+        let module = |script: &str| as_module(words(&["python", script]), dir.path());
         assert_eq!(module("project_code/driver.py"), words(&["python", "-m", "project_code.driver"]));
         assert_eq!(module("./a/./b.py"), words(&["python", "-m", "a.b"]));
-        for kept in ["main.py", "./main.py", "/a/main.py", "../a/main.py"] {
+        for kept in ["main.py", "./main.py", "/a/b.py", "../a/b.py", "a/beside.py", "a/none.py"] {
             assert_eq!(module(kept), words(&["python", kept]));
+        }
+    }
+
+    #[test]
+    fn the_root_is_on_the_path_of_python_after_what_the_file_says() {
+        let looked = |given: &[(&str, &str)]| {
+            let mut given: Vec<_> =
+                given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            look_in_root(&mut given);
+            given.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        assert_eq!(looked(&[]), ["PYTHONPATH=."]);
+        assert_eq!(looked(&[("PYTHONPATH", "")]), ["PYTHONPATH=."]);
+        assert_eq!(looked(&[("PYTHONPATH", "lib"), ("A", "1")]), ["PYTHONPATH=lib:.", "A=1"]);
+    }
+
+    #[test]
+    fn a_script_in_the_file_gives_way_to_one_that_is_asked_for() {
+        let program = |entrypoint: &[&str], command: &[&str]| unless_asked(words(entrypoint), &words(command));
+        assert_eq!(program(&["main.py"], &["train.py", "--fast"]), words(&[]));
+        for (entrypoint, command) in [("main.py", &["--fast"][..]), ("main.py", &[]), ("bash", &["train.py"])] {
+            assert_eq!(program(&[entrypoint], command), words(&[entrypoint]));
         }
     }
 
