@@ -260,16 +260,22 @@ fn a_wrong_job_config_is_told_with_file_and_line() {
         ("project_name: x\nram: much\n", ":2: `ram` is 'much'; write a number of gigabytes"),
         ("params: &a {b: 1}\n", ":1: an anchor is not supported here"),
         ("worker:\n\tx: 1\n", ":2: "),
+        ("worker:\n  image: [a]\n", ":2: worker's `image` is a list; write a text"),
+        ("log_level: FOO\n", ":1: `log_level` is 'FOO'; write DEBUG, INFO, WARNING or ERROR"),
+        ("project_name: a/b\n", ":1: 'a/b' cannot name a project; leave out slashes and dots alone"),
     ] {
         write(&config, text);
         refused(&node, &submit, 1, &format!("{}{line}", config.display()));
     }
-    write(&config, "project_name: a/b\n");
     let missing = node.file("none");
     let line = format!("{} is not a directory; give the one that holds the job's files", missing.display());
     refused(&node, &["submit", "scheduler", missing.to_str().unwrap(), "main.py"], 1, &line);
+    std::fs::remove_file(&config).unwrap();
+    std::fs::create_dir(&config).unwrap();
+    refused(&node, &submit, 1, &format!("cannot read {}: ", config.display()));
+    std::fs::remove_dir(&config).unwrap();
     let node = Node::started("alpha");
-    let ran = run(&node, &submit);
+    let ran = run(&node, &[&["submit", "--project-name", "a/b"], &submit[1..]].concat());
     assert_eq!(ran.code, Some(2), "{}", ran.err);
     assert!(ran.err.contains("\"a/b\" cannot name a project"), "{}", ran.err);
     write(&config, "project_nam: x\n");
