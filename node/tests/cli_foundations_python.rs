@@ -108,10 +108,10 @@ fn a_directory_is_deployed_as_the_second_generation_did() {
     assert!(ran.out.contains(&told), "{}", ran.out);
     assert!(ran.out.ends_with(&format!("Foundations INFO: Job '{id}' has completed.\n")), "{}", ran.out);
     let job = node.json(&["job", "show", &id]);
-    assert_eq!(job["command"], json!(["python", "-m", "project_code.driver"]));
+    assert_eq!(job["command"], json!(["python", "project_code/driver.py"]));
     assert_eq!((&job["project"], &job["memory_bytes"]), (&json!("v2"), &json!(500_000_000)));
     let quiet = [("DISABLE_LOG_STREAMING", "True")];
-    let ran = run_in(&node, &dir, &["deploy", "--entrypoint", "project_code.driver"], &quiet);
+    let ran = run_in(&node, &dir, &["deploy", "--entry-point", "project_code.driver"], &quiet);
     assert!(ran.out.ends_with("deployed.\n"), "{}", ran.out);
     assert_eq!(node.json(&["job", "show", &id_in(&ran.out)])["state"], "completed", "local returns when it is over");
     let ran =

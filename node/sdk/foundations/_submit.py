@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
+_SCHEDULER = "scheduler"
 # Seconds that accepting a job may take: a large directory is read and sent in that time.
 TIMEOUT_S = 3600.0
 # Parameters ride in the log with the submission up to so many bytes; larger ones only lie in the directory.
@@ -27,7 +28,7 @@ _LARGE_MB = ((500, "very large"), (100, "large"), (50, "rather large"))
 
 def submit(
     *,
-    scheduler_config: str = "scheduler",
+    scheduler_config: Optional[str] = None,
     job_directory: Optional[str] = None,
     job_dir: Optional[str] = None,
     project_name: Optional[str] = None,
@@ -43,7 +44,7 @@ def submit(
     Each value comes from the argument, else from ``job.config.yaml`` in the directory, else from
     `set_project_name` and `set_job_resources`, else from its default.
 
-    :param scheduler_config: ``scheduler``, or the name of a file in ``config/submission/``: all mean this cluster.
+    :param scheduler_config: ``scheduler`` unless given, or the name of a file in ``config/submission/``: all mean this cluster.
     :param job_directory: the working directory unless given; ``job_dir`` is its older name.
     :param project_name: the directory's name unless given.
     :param entrypoint: the program that is given `command`, instead of Python; a script in job.config.yaml counts
@@ -64,6 +65,8 @@ def submit(
         job = foundations.submit(job_directory=".", command=["main.py", "--epochs", "3"], params={"rate": 0.1})
         job.wait_for_deployment_to_complete()
     """
+    # None was the default of every argument, and wrappers of users pass it on.
+    scheduler_config = scheduler_config or _SCHEDULER
     _check_configs(_config.find_submission_config(scheduler_config))
     if scheduler_config not in _config.BUILT_IN and _config.find_submission_config(scheduler_config) is None:
         raise ConfigurationError("Could not find submission configuration with name: `{}`".format(scheduler_config))

@@ -86,6 +86,11 @@ class Submit(Launching):
         os.chdir(self.dir)
         self.assertEqual(self.asked(job_directory=None, job_dir="my project")[0][-1], self.project)
 
+    def test_none_is_the_default_of_every_argument(self):
+        plain = self.asked()
+        names = "scheduler_config project_name entrypoint params ram num_gpus stream_job_logs command".split()
+        self.assertEqual(self.asked(**dict.fromkeys(names)), plain)
+
     def test_everything_by_argument(self):
         options, command = self.asked(
             scheduler_config="scheduler",

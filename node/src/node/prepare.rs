@@ -219,7 +219,7 @@ async fn build(
         Err(error) if rule == EnvironmentRule::Lenient => {
             let why = match &error {
                 EnvironmentError::Build { tail, .. } => {
-                    let says_error = |line: &&str| line.to_lowercase().contains("error");
+                    let says_error = |line: &&str| line.trim_start().to_lowercase().starts_with("error:");
                     let line = tail.lines().rfind(says_error).or(tail.lines().last());
                     line.unwrap_or_default().trim().to_owned()
                 }

@@ -155,7 +155,7 @@ pub(crate) struct DeployWords {
     #[arg(long, value_name = "NAME", default_value = "local")]
     pub(crate) env: String,
     /// The script of the directory, also as package.module
-    #[arg(long, value_name = "SCRIPT", default_value = "main.py")]
+    #[arg(long, alias = "entry-point", value_name = "SCRIPT", default_value = "main.py")]
     pub(crate) entrypoint: String,
     /// The directory that holds the job's files
     #[arg(long = "job-directory", aliases = ["job_directory", "job-dir", "job_dir"], value_name = "DIR", default_value = ".")]
