@@ -154,6 +154,13 @@ pub enum Event {
         /// Of which call.
         key: ValueKey,
     },
+    /// A user wants the value of this key never to be evicted, or does not mind any more. Written by any node.
+    ValueKept {
+        /// Of which call.
+        key: ValueKey,
+        /// Whether it is.
+        kept: bool,
+    },
     /// A kind or version that this software does not know: kept and forwarded, not folded.
     Unknown(Frame),
 }
@@ -259,6 +266,7 @@ impl Event {
                 | Self::MemberDrained { .. }
                 | Self::ValueMade { .. }
                 | Self::ValuePurged { .. }
+                | Self::ValueKept { .. }
         )
     }
 
@@ -332,6 +340,7 @@ frames! {
     16 => AttemptTracked { attempt, tracked },
     17 => ValueMade { key, value, inline },
     18 => ValuePurged { key },
+    20 => ValueKept { key, kept },
 }
 
 #[cfg(test)]

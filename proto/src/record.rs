@@ -345,6 +345,7 @@ pub fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
         }
         Event::ValueMade { key, value, .. } => value::made(records, *key, stamp, value),
         Event::ValuePurged { key } => value::purged(records, *key, stamp),
+        Event::ValueKept { key, kept } => value::kept(records, *key, stamp, *kept),
         Event::Unknown(_) => {}
     }
 }

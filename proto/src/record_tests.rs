@@ -95,6 +95,7 @@ fn any_event(rng: &mut StdRng, nodes: &[crate::NodeId]) -> Event {
             saved_unix_ms: rng.random_range(0..9),
         },
         18 => Event::ValueMade { key: any_key(rng), value: Box::new(any_value(rng)), inline: vec![vec![7; 3]] },
+        19 if rng.random() => Event::ValueKept { key: any_key(rng), kept: rng.random() },
         19 if rng.random() => Event::ValuePurged { key: any_key(rng) },
         _ => Event::SecretRotated { number: rng.random_range(0..9) },
     }
@@ -282,7 +283,7 @@ fn every_kind_of_event_and_every_field_of_a_record_takes_part() {
             });
         }
     }
-    assert_eq!(kinds, (1..=18).chain([999]).collect());
+    assert_eq!(kinds, (1..=18).chain([20, 999]).collect());
     let fields: BTreeSet<&str> = seen.iter().map(|(field, _)| *field).collect();
     let always: Vec<&str> = fields.iter().copied().filter(|field| !seen.contains(&(*field, true))).collect();
     assert_eq!(always, Vec::<&str>::new(), "fields that were never set");
@@ -329,9 +330,10 @@ fn see(record: &Record, tell: &mut impl FnMut(&'static str, bool)) {
         }
         Record::Project(ProjectRecord { description }) => tell("project.description", description.is_some()),
         Record::Cluster(ClusterRecord { secret_number }) => tell("cluster.secret_number", *secret_number > 0),
-        Record::Value(ValueRecord { values, purged }) => {
+        Record::Value(ValueRecord { values, purged, kept }) => {
             tell("value.values", !values.is_empty());
             tell("value.purged", purged.is_some());
+            tell("value.kept", kept.is_some());
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::blob::ContentId;
 use crate::event::INLINE_MAX;
 use crate::id::{NodeId, ParseIdError, hex, unhex};
+use crate::lease::keeper;
 use crate::record::{Record, RecordKey, Records, Stamp};
 
 /// Stands for a call: a function with all that it reaches, and its arguments. Text form: 64 lowercase hex digits.
@@ -41,9 +42,9 @@ pub struct ValueNote {
     pub parts: ContentId,
 }
 
-/// A key as all nodes know it: a map from stamps of values, cut off below the greatest stamp of a purge. Both are
-/// unions, and a value that a purge hides is hidden whichever of the two comes first, so merging is commutative,
-/// associative and idempotent.
+/// A key as all nodes know it: a map from stamps of values, cut off below the greatest stamp of a purge, and the last
+/// word on whether it is kept. The first two are unions, a value that a purge hides is hidden whichever of the two
+/// comes first, and the greatest stamp has the last word, so merging is commutative, associative and idempotent.
 ///
 /// Not bounded by the merge, which a bound would make depend on the order; those who write bound it: nobody tells a
 /// value anew that is there already, and who tells one after others have expired purges these first.
@@ -53,6 +54,9 @@ pub struct ValueRecord {
     pub values: BTreeMap<Stamp, ValueNote>,
     /// The latest purge: it hides all values with a smaller stamp.
     pub purged: Option<Stamp>,
+    /// Whether no node may evict it, by who said so last. Not a word of its own validity: what has expired, or was
+    /// purged later, is no value all the same.
+    pub kept: Option<(Stamp, bool)>,
 }
 
 impl ValueNote {
@@ -84,6 +88,12 @@ impl ValueRecord {
         !self.values.is_empty() && self.canonical(unix_ms).is_none()
     }
 
+    /// Whether no node may evict it: a user has said so since it was last purged.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some_and(|(stamp, kept)| kept && self.purged.is_none_or(|purged| stamp > purged))
+    }
+
     fn add(&mut self, stamp: Stamp, value: ValueNote) {
         if self.purged.is_none_or(|purged| stamp > purged) {
             self.values.insert(stamp, value);
@@ -95,7 +105,16 @@ impl ValueRecord {
         self.values.retain(|&made, _| made > stamp);
     }
 
+    fn keep(&mut self, stamp: Stamp, kept: bool) {
+        if self.kept.is_none_or(|(old, _)| old < stamp) {
+            self.kept = Some((stamp, kept));
+        }
+    }
+
     fn merge(&mut self, theirs: Self) {
+        if let Some((stamp, kept)) = theirs.kept {
+            self.keep(stamp, kept);
+        }
         if let Some(purged) = theirs.purged {
             self.purge(purged);
         }
@@ -103,6 +122,14 @@ impl ValueRecord {
             self.add(stamp, value);
         }
     }
+}
+
+/// Whether `me`, which has a copy of the value of `key`, may drop it before copies that are the last: of those that
+/// have one, the node that ranks first (rendezvous hashing) keeps it longest. Two nodes that make room at the same time,
+/// and see the same `others`, never both drop it.
+#[must_use]
+pub fn is_spare(key: ValueKey, me: NodeId, others: impl Iterator<Item = NodeId>) -> bool {
+    keeper(key, others.chain([me])) != Some(me)
 }
 
 /// Folds a value in.
@@ -113,6 +140,11 @@ pub(crate) fn made(records: &mut impl Records, key: ValueKey, stamp: Stamp, valu
 /// Folds a purge in.
 pub(crate) fn purged(records: &mut impl Records, key: ValueKey, stamp: Stamp) {
     edit(records, key, |record| record.purge(stamp));
+}
+
+/// Folds in that it shall be kept, or need not be.
+pub(crate) fn kept(records: &mut impl Records, key: ValueKey, stamp: Stamp, kept: bool) {
+    edit(records, key, |record| record.keep(stamp, kept));
 }
 
 /// Folds a record in.
@@ -214,9 +246,35 @@ mod tests {
         record.purge(stamp(20, 2));
         record.add(stamp(15, 3), note(3, None));
         record.purge(stamp(12, 2));
-        assert_eq!(record, ValueRecord { values: BTreeMap::new(), purged: Some(stamp(20, 2)) });
+        assert_eq!(record, ValueRecord { purged: Some(stamp(20, 2)), ..ValueRecord::default() });
         record.add(stamp(21, 1), note(4, None));
         assert_eq!(record.values.len(), 1);
+    }
+
+    #[test]
+    fn who_said_last_whether_a_value_is_kept_is_believed_until_it_is_purged() {
+        let mut record = ValueRecord::default();
+        record.add(stamp(10, 1), note(1, None));
+        assert!(!record.is_kept());
+        record.keep(stamp(30, 1), true);
+        record.keep(stamp(20, 2), false);
+        assert!(record.is_kept(), "heard late, said earlier");
+        record.purge(stamp(40, 1));
+        assert!(!record.is_kept());
+        record.keep(stamp(50, 1), true);
+        record.keep(stamp(60, 1), false);
+        assert!(!record.is_kept());
+    }
+
+    #[test]
+    fn of_all_that_have_a_value_one_keeps_it_longest() {
+        let nodes = [1, 2, 3, 4].map(|number| NodeId([number; 32]));
+        for key in (0..50).map(|number| ValueKey([number; 32])) {
+            let others = |me: NodeId| nodes.into_iter().filter(move |&node| node != me);
+            let longest = nodes.into_iter().filter(|&me| !is_spare(key, me, others(me))).count();
+            assert_eq!(longest, 1, "{key}");
+            assert!(!is_spare(key, nodes[0], std::iter::empty()), "the last copy is nobody's spare");
+        }
     }
 
     #[test]

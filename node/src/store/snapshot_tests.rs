@@ -102,6 +102,7 @@ fn any_event(rng: &mut StdRng) -> Event {
             };
             Event::ValueMade { key: value_key(rng.random_range(0..3)), value: Box::new(value), inline: vec![bytes] }
         }
+        11 if rng.random() => Event::ValueKept { key: value_key(rng.random_range(0..3)), kept: rng.random() },
         11 => Event::ValuePurged { key: value_key(rng.random_range(0..3)) },
         _ => Event::ProjectDescribed { project: rng.random_range(0..3).to_string(), description: "d".to_owned() },
     }

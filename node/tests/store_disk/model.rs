@@ -187,6 +187,7 @@ fn any_event(rng: &mut StdRng, nodes: &[NodeId]) -> Event {
         },
         15 => Event::Unknown(proto::event::Frame { kind: 9999, version: 1, body: vec![1, 2, 3] }),
         16 | 17 => any_value(rng),
+        18 if rng.random() => Event::ValueKept { key: ValueKey([rng.random_range(0..3); 32]), kept: rng.random() },
         18 => Event::ValuePurged { key: ValueKey([rng.random_range(0..3); 32]) },
         _ => Event::SecretRotated { number: rng.random_range(0..9) },
     }

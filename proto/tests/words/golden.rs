@@ -167,7 +167,11 @@ fn job_record() -> JobRecord {
 }
 
 fn value_record() -> ValueRecord {
-    ValueRecord { values: BTreeMap::from([(stamp(8), samples::value_note())]), purged: Some(stamp(7)) }
+    ValueRecord {
+        values: BTreeMap::from([(stamp(8), samples::value_note())]),
+        purged: Some(stamp(7)),
+        kept: Some((stamp(9), true)),
+    }
 }
 
 pub(super) fn records() -> Vec<(&'static str, Record)> {

@@ -204,6 +204,7 @@ fn no_extreme_of_a_member_stops_a_core() {
             inline: vec![Vec::new(); 3],
         },
         Event::ValuePurged { key: samples::value_key() },
+        Event::ValueKept { key: samples::value_key(), kept: true },
         Event::MemberRemoved { node: samples::identity().node() },
     ];
     for first in &events {

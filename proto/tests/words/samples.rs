@@ -231,6 +231,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::AttemptTracked { attempt: attempt(), tracked: Box::new(tracked()) },
         Event::ValueMade { key: value_key(), value: Box::new(value_note()), inline: vec![b"FNV1".to_vec()] },
         Event::ValuePurged { key: value_key() },
+        Event::ValueKept { key: value_key(), kept: true },
         Event::Unknown(Frame { kind: 999, version: 3, body: vec![1, 2, 3] }),
     ]
 }
