@@ -40,7 +40,8 @@ impl Program {
     }
 
     fn is_hit(&mut self, key: &str) -> bool {
-        let word = json!({"id": 2, "ask": {"key": key, "function": "lab.train", "project": "vision", "wait_ms": 0}});
+        let word = json!({"id": 2, "ask": {"key": key, "function": "lab.train", "project": "vision",
+            "user": "bob", "wait_ms": 0}});
         self.request(&word)["hit"].is_object()
     }
 }
@@ -60,8 +61,12 @@ fn the_cache_says_what_it_holds_what_it_saves_and_what_differed() {
     let stats = node.json(&["cache", "stats"]);
     assert_eq!((&stats["values"], &stats["here_values"], &stats["took_ms"]), (&json!(2), &json!(2), &json!(120_000)));
     assert_eq!(stats["uses"][0]["user"], "ada");
-    assert_eq!(stats["hits"], json!([{"project": "vision", "hits": 2, "saved_ms": 180_000}]));
-    assert!(node.ok(&["cache", "stats"]).contains("vision"));
+    assert_eq!(stats["hits"], json!([{"project": "vision", "user": "bob", "hits": 2, "saved_ms": 180_000}]));
+    assert_eq!(stats["silent"], json!([]));
+    // What programs read by themselves they tell in a file.
+    std::fs::write(node.home().join("cache/hits.log"), "[\"vision\",\"ada\",40,7200000]\n").unwrap();
+    let text = node.ok(&["cache", "stats"]);
+    assert!(text.contains("saved          2h03m") && text.contains("ada"), "{text}");
 
     let listed = node.json(&["cache", "list", "--function", "lab.train"]);
     assert_eq!(listed["values"].as_array().unwrap().len(), 2);
@@ -100,6 +105,14 @@ fn values_leave_one_node_or_all() {
     assert_eq!(node.json(&["cache", "gc", "--max-size", "1KiB"])["values"], json!(1));
     assert_eq!(node.json(&["cache", "stats"])["here_values"], json!(0));
     assert!(program.is_hit(&second));
+    // Many at once.
+    node.refused(&["cache", "purge"], 2, "the following required arguments were not provided");
+    node.refused(&["cache", "purge", "1b1b", "--user", "ada"], 2, "the argument '[KEY]' cannot be used with");
+    assert_eq!(node.json(&["cache", "purge", "--function", "lab.other"])["values"], json!(0));
+    let would = node.json(&["cache", "purge", "--function", "lab.train", "--user", "ada", "--dry-run"]);
+    assert_eq!((&would["values"], &would["dry_run"]), (&json!(1), &json!(true)));
+    assert!(node.ok(&["cache", "purge", "--function", "lab.train"]).starts_with("removed 1 value of"));
+    assert!(!program.is_hit(&second));
 }
 
 #[test]

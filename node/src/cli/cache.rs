@@ -4,7 +4,7 @@ use comfy_table::Cell;
 use hyper::Method;
 use proto::ByteSize;
 
-use super::args::{CacheCommand, CacheGcArgs, CacheListArgs};
+use super::args::{CacheCommand, CacheGcArgs, CacheListArgs, CachePurgeArgs};
 use super::client::{Client, segment};
 use super::cluster::print_done;
 use super::error::CliError;
@@ -13,7 +13,8 @@ use super::output::{Output, fields, table};
 use super::time::{ago, counted, date, length, now_unix_ms};
 use crate::http::words::Done;
 use crate::http::words::cache::{
-    CacheChange, CacheCollectRequest, CacheCollected, CacheStats, CacheValue, CacheValues, CacheWhy,
+    CacheChange, CacheCollectRequest, CacheCollected, CacheKeepRequest, CachePurgeRequest, CachePurged, CacheStats,
+    CacheValue, CacheValues, CacheWhy,
 };
 
 /// Digits of a key that tables show; as good as the whole.
@@ -37,10 +38,22 @@ pub(crate) async fn cache(mut client: Client, command: CacheCommand, output: Out
             let why: CacheWhy = client.get(&format!("/cache/values/{}/why", segment(&args.key))).await?;
             output.print(&why, why_text)?;
         }
-        CacheCommand::Purge(args) => {
-            let path = format!("/cache/values/{}", segment(&args.key));
+        CacheCommand::Keep(args) => {
+            let path = format!("/cache/values/{}/keep", segment(&args.key));
+            let done: Done = client.post(&path, &CacheKeepRequest { kept: !args.undo }).await?;
+            return print_done(&done, output);
+        }
+        CacheCommand::Purge(CachePurgeArgs { key: Some(key), .. }) => {
+            let path = format!("/cache/values/{}", segment(&key));
             let done: Done = client.json(Method::DELETE, &path, None::<&()>).await?;
             return print_done(&done, output);
+        }
+        CacheCommand::Purge(args) => {
+            let purged: CachePurged = client.post("/cache/purge", &purge_request(args)).await?;
+            output.print(&purged, |purged| {
+                let verb = if purged.dry_run { "would remove" } else { "removed" };
+                format!("{verb} {} of {} from every node", counted(purged.values, "value"), ByteSize(purged.bytes))
+            })?;
         }
         CacheCommand::Gc(CacheGcArgs { max_size, dry_run }) => {
             let request = CacheCollectRequest { max_bytes: max_size.0, dry_run };
@@ -53,6 +66,15 @@ pub(crate) async fn cache(mut client: Client, command: CacheCommand, output: Out
         }
     }
     Ok(Exit::Done)
+}
+
+fn purge_request(args: CachePurgeArgs) -> CachePurgeRequest {
+    CachePurgeRequest {
+        function: args.function.unwrap_or_default(),
+        project: args.project.unwrap_or_default(),
+        user: args.user.unwrap_or_default(),
+        dry_run: args.dry_run,
+    }
 }
 
 fn list_path(args: &CacheListArgs) -> String {
@@ -69,6 +91,8 @@ fn stats_text(stats: &CacheStats) -> String {
     let mut text = fields(&[
         ("values", format!("{} of {}, {} to compute", stats.values, ByteSize(stats.bytes), length(stats.took_ms))),
         ("on this node", format!("{} of {}", stats.here_values, ByteSize(stats.here_bytes))),
+        ("never evicted", stats.kept_values.to_string()),
+        ("saved", length(stats.hits.iter().map(|hits| hits.saved_ms).sum())),
     ]);
     if !stats.uses.is_empty() {
         let rows = stats.uses.iter().map(|used| {
@@ -83,11 +107,18 @@ fn stats_text(stats: &CacheStats) -> String {
         text = text + "\n" + &table(&["project", "user", "values", "size", "to compute"], rows);
     }
     if !stats.hits.is_empty() {
-        let rows = stats
-            .hits
-            .iter()
-            .map(|hits| vec![Cell::new(&hits.project), Cell::new(hits.hits), Cell::new(length(hits.saved_ms))]);
-        text = text + "\n\n" + &table(&["project", "found from here", "saved"], rows);
+        let rows = stats.hits.iter().map(|hits| {
+            [&hits.project, &hits.user]
+                .map(Cell::new)
+                .into_iter()
+                .chain([Cell::new(hits.hits), Cell::new(length(hits.saved_ms))])
+                .collect()
+        });
+        text = text + "\n\n" + &table(&["project", "user", "found", "saved"], rows);
+    }
+    if !stats.silent.is_empty() {
+        let names: Vec<&str> = stats.silent.iter().map(|node| node.name.as_str()).collect();
+        text = text + "\n\n" + "what was saved on " + &names.join(", ") + " is not counted: no answer from there";
     }
     text
 }
@@ -108,9 +139,10 @@ fn list_text(values: &[CacheValue]) -> String {
             Cell::new(length(value.took_ms)),
             Cell::new(format!("{} ago", ago(value.made_unix_ms, now))),
             Cell::new(if value.is_here { "yes" } else { "" }),
+            Cell::new(if value.is_kept { "yes" } else { "" }),
         ]
     });
-    table(&["key", "function", "project", "user", "made by", "size", "took", "made", "here"], rows)
+    table(&["key", "function", "project", "user", "made by", "size", "took", "made", "here", "kept"], rows)
 }
 
 fn short(key: &str) -> &str {
@@ -128,6 +160,7 @@ fn value_text(value: &CacheValue) -> String {
         ("size", ByteSize(value.bytes).to_string()),
         ("expires", value.expires_unix_ms.map_or_else(|| "never".to_owned(), date)),
         ("on this node", if value.is_here { "yes" } else { "no" }.to_owned()),
+        ("never evicted", if value.is_kept { "yes" } else { "no" }.to_owned()),
     ])
 }
 

@@ -20,7 +20,8 @@ use super::words::atlas::{
 };
 use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs, OutputsQuery};
 use super::words::cache::{
-    CacheCollectRequest, CacheCollected, CacheQuery, CacheStats, CacheValue, CacheValues, CacheWhy,
+    CacheCollectRequest, CacheCollected, CacheKeepRequest, CachePurgeRequest, CachePurged, CacheQuery, CacheStats,
+    CacheValue, CacheValues, CacheWhy,
 };
 use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
@@ -208,6 +209,8 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::GET, "/cache/values", "Cached values, the newest first", cache::list).asks::<CacheQuery>().gives::<CacheValues>(),
         Route::new(M::GET, "/cache/values/{key}", "One value, by key or unique prefix", cache::show).gives::<CacheValue>(),
         Route::new(M::DELETE, "/cache/values/{key}", "Remove a value from every node", cache::purge).gives::<Done>(),
+        Route::new(M::POST, "/cache/values/{key}/keep", "Have no node evict a value, or let it go again", cache::keep).takes::<CacheKeepRequest>().gives::<Done>(),
+        Route::new(M::POST, "/cache/purge", "Remove values of a function, project or user from every node", cache::purge_many).takes::<CachePurgeRequest>().gives::<CachePurged>(),
         Route::new(M::GET, "/cache/values/{key}/why", "What differed from the nearest earlier call", cache::why).gives::<CacheWhy>(),
         Route::new(M::GET, "/secrets", "Names of this node's secrets", secrets::list).gives::<SecretNames>(),
         Route::new(M::PUT, "/secrets/{name}", "Keep a secret on this node", secrets::set).takes_bytes(SECRET_MAX + 1).gives::<Done>(),

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::lease::{LeaseAnswer, Process};
-use proto::{AttemptId, NodeId, ValueKey};
+use proto::{AttemptId, ContentId, NodeId, ValueKey};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::copies::{self, HeldRequest};
+use super::evict;
 use super::flight::{self, Renewal};
 use super::handle::Shared;
+use super::hits::HitRow;
 use super::tail::{read_word, write_word};
 use super::told;
 use crate::net::BulkProtocol;
@@ -36,6 +38,10 @@ pub(super) enum Question {
     Renew(Vec<Renewal>),
     /// No question: a process of the asker has stored the value, or gives up.
     Release { key: ValueKey, number: u64, stored: bool },
+    /// Which of these blobs are there.
+    Having(Vec<ContentId>),
+    /// What the cache saved there.
+    CacheHits,
     /// No question: the asker has just removed the one who is told, and shuts the door next.
     Removed,
 }
@@ -52,6 +58,10 @@ pub(super) enum Answer {
     Held(bool),
     /// What the process shall do.
     Lease(LeaseAnswer),
+    /// For each in turn, whether it is.
+    Having(Vec<bool>),
+    /// By project and user.
+    CacheHits(Vec<HitRow>),
     /// It is noted.
     Noted,
     /// It is known now.
@@ -94,6 +104,17 @@ where
                 flight::release_here(&shared, Process { node: from, number }, key, stored);
                 Answer::Noted
             }
+            Question::Having(contents) => {
+                let shared = shared.clone();
+                let look = move || evict::having(&shared.blobs, &contents);
+                Answer::Having(tokio::task::spawn_blocking(look).await.unwrap_or_default())
+            }
+            Question::CacheHits => {
+                let shared = shared.clone();
+                Answer::CacheHits(
+                    tokio::task::spawn_blocking(move || shared.values.hits.rows()).await.unwrap_or_default(),
+                )
+            }
             Question::Removed => {
                 shared.note_removed();
                 Answer::Removed
@@ -132,13 +153,20 @@ mod tests {
         let renew = Question::Renew(vec![(key, 7, true)]);
         let release = Question::Release { key, number: 7, stored: true };
         let samples = [("Secrets", &question), ("Series", &points), ("Held", &held), ("Removed", &Question::Removed)];
-        let samples = [samples.as_slice(), &[("Lease", &lease), ("Renew", &renew), ("Release", &release)]].concat();
+        let having = Question::Having(vec![crate::samples::content(0xcc)]);
+        let more = [("Having", &having), ("CacheHits", &Question::CacheHits)];
+        let samples =
+            [samples.as_slice(), &[("Lease", &lease), ("Renew", &renew), ("Release", &release)], &more].concat();
         let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
         check("node.Question", &samples);
         let here = Answer::Held(true);
         let lease = Answer::Lease(LeaseAnswer::Compute);
         let samples = [("Secrets", &answer), ("Series", &page), ("Held", &here), ("Removed", &Answer::Removed)];
-        let samples = [samples.as_slice(), &[("Lease", &lease), ("Noted", &Answer::Noted)]].concat();
+        let having = Answer::Having(vec![true, false]);
+        let row = HitRow { project: "vision".to_owned(), user: "ada".to_owned(), hits: 2, saved_ms: 180_000 };
+        let hits = Answer::CacheHits(vec![row]);
+        let more = [("Having", &having), ("CacheHits", &hits)];
+        let samples = [samples.as_slice(), &[("Lease", &lease), ("Noted", &Answer::Noted)], &more].concat();
         let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
         check("node.Answer", &samples);
     }

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::time::Duration;
 
-use proto::{ByteSize, NodeId, ValueKey, ValueNote};
+use proto::{NodeId, ValueKey, ValueNote};
+use tokio::task::JoinSet;
 
-use super::gc;
+use super::ask::{Answer, Question, ask};
 use super::handle::{NodeError, NodeHandle, unix_ms};
+use super::hits::HitRow;
 use super::value_files::RecordLine;
-use super::values::{self, blocking, for_each};
-use crate::blobs::Freed;
+use super::values::{self, Known, blocking, for_each};
 
 /// A value begins with this, the length of its head, and the head.
 const MAGIC: &[u8; 4] = b"FNV1";
@@ -18,6 +20,8 @@ const MAGIC: &[u8; 4] = b"FNV1";
 const HEAD_MAX: u32 = 16 << 20;
 /// Earlier values of a function that are looked at for one that can be had.
 const EARLIER_MAX: usize = 8;
+/// A node that does not tell by then what the cache saved there is named as not counted.
+const ASK_MAX: Duration = Duration::from_secs(2);
 
 /// A value that counts.
 #[derive(Clone, Debug)]
@@ -27,10 +31,12 @@ pub(crate) struct Cached {
     pub(crate) note: ValueNote,
     /// Programs on this machine find it without asking.
     pub(crate) is_here: bool,
+    /// No node evicts it.
+    pub(crate) is_kept: bool,
 }
 
 /// Which values a listing wants; empty texts want all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) function: String,
     pub(crate) project: String,
@@ -56,22 +62,23 @@ impl NodeHandle {
     pub(crate) fn cached(&self, wanted: &Wanted, limit: usize) -> Result<Vec<Cached>, NodeError> {
         let mut found = Vec::new();
         let is = |wanted: &str, has: &str| wanted.is_empty() || wanted == has;
-        for_each(&self.shared, |key, maker, note| {
+        for_each(&self.shared, |known| {
+            let note = &known.note;
             if is(&wanted.function, &note.function)
                 && is(&wanted.project, &note.project)
                 && is(&wanted.user, &note.user)
             {
-                found.push((key, maker, note));
+                found.push(known);
             }
         })?;
-        found.sort_by_key(|(key, _, note)| (std::cmp::Reverse(note.made_unix_ms), *key));
+        found.sort_by_key(|known| (std::cmp::Reverse(known.note.made_unix_ms), known.key));
         found.truncate(limit);
-        Ok(found.into_iter().map(|(key, maker, note)| self.looked_at(key, maker, note)).collect())
+        Ok(found.into_iter().map(|known| self.looked_at(known)).collect())
     }
 
-    fn looked_at(&self, key: ValueKey, maker: NodeId, note: ValueNote) -> Cached {
+    fn looked_at(&self, Known { key, maker, note, is_kept }: Known) -> Cached {
         let is_here = self.shared.values.files.names(key, note.content);
-        Cached { key, maker, note, is_here }
+        Cached { key, maker, note, is_here, is_kept }
     }
 
     /// The values whose key begins with `prefix`, in lower-case hex digits; at most `limit`. Blocks.
@@ -81,21 +88,51 @@ impl NodeHandle {
     pub(crate) fn cached_with_prefix(&self, prefix: &str, limit: usize) -> Result<Vec<Cached>, NodeError> {
         if let Ok(key) = prefix.parse::<ValueKey>() {
             let record = self.shared.store.value(key)?.unwrap_or_default();
-            let found = record.canonical(unix_ms()).map(|(maker, note)| self.looked_at(key, maker, note.clone()));
-            return Ok(found.into_iter().collect());
+            let known = record.canonical(unix_ms()).map(|(maker, note)| {
+                self.looked_at(Known { key, maker, note: note.clone(), is_kept: record.is_kept() })
+            });
+            return Ok(known.into_iter().collect());
         }
         let mut found = Vec::new();
-        for_each(&self.shared, |key, maker, note| {
-            if found.len() < limit && key.to_string().starts_with(prefix) {
-                found.push((key, maker, note));
+        for_each(&self.shared, |known| {
+            if found.len() < limit && known.key.to_string().starts_with(prefix) {
+                found.push(known);
             }
         })?;
-        Ok(found.into_iter().map(|(key, maker, note)| self.looked_at(key, maker, note)).collect())
+        Ok(found.into_iter().map(|known| self.looked_at(known)).collect())
     }
 
-    /// Values that programs on this machine were handed, and the milliseconds that this saved them, by project.
-    pub(crate) fn cache_hits(&self) -> BTreeMap<String, [u64; 2]> {
-        self.shared.values.hits()
+    /// What the cache saved, on all nodes that answer within two seconds, by project and user; and those that did not.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub(crate) async fn cache_hits(&self) -> Result<(Vec<HitRow>, Vec<NodeId>), NodeError> {
+        let mut asking = JoinSet::new();
+        for other in self.providers().await? {
+            let shared = self.shared.clone();
+            asking.spawn(async move {
+                let answer = tokio::time::timeout(ASK_MAX, ask(&shared, other, &Question::CacheHits)).await;
+                (other, answer)
+            });
+        }
+        let shared = self.shared.clone();
+        let mut rows = blocking(move || Ok(shared.values.hits.rows())).await?;
+        let mut silent = Vec::new();
+        for (other, answer) in asking.join_all().await {
+            match answer {
+                Ok(Some(Answer::CacheHits(theirs))) => rows.extend(theirs),
+                _ => silent.push(other),
+            }
+        }
+        Ok((rows, silent))
+    }
+
+    /// Has every node keep the value of a key whatever room it takes, or lets it go again.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub(crate) async fn keep_cached(&self, key: ValueKey, kept: bool) -> Result<(), NodeError> {
+        values::pin(self, key, kept).await
     }
 
     /// Hides every value of a key, on every node.
@@ -104,14 +141,6 @@ impl NodeHandle {
     /// [`NodeError`].
     pub(crate) async fn purge_cached(&self, key: ValueKey) -> Result<(), NodeError> {
         values::purge(self, key).await
-    }
-
-    /// Removes the least used values from this node until the rest takes at most `max`. Blocks.
-    ///
-    /// # Errors
-    /// [`NodeError`].
-    pub(crate) fn evict_cached(&self, max: ByteSize, dry_run: bool) -> Result<Freed, NodeError> {
-        gc::evict_values(self, max, dry_run)
     }
 
     /// What a value was made of, and the nearest earlier one of its function. Brings both to this node.

@@ -259,10 +259,10 @@ pub(super) async fn keep_renewing(node: NodeHandle) {
         let values = &node.shared.values;
         values.leases().sweep(values.now());
         // Most seconds there is nothing new, and an idle node wakes no thread for that.
-        if values.has_new_hits() {
+        if values.hits.has_new() {
             let shared = node.shared.clone();
             let saved = blocking(move || {
-                shared.values.save_hits();
+                shared.values.hits.save();
                 Ok(())
             });
             // Closing is told by what follows.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use proto::record::{GroupRecord, JobRecord, Marks};
 use proto::{ByteSize, ContentId, GroupId, Manifest};
 
-use super::handle::{NodeError, NodeHandle, Shared, unix_ms};
-use super::value_files::Held;
+use super::evict::evict;
+use super::handle::{NodeError, NodeHandle, unix_ms};
 use super::values;
 use crate::blobs::{BlobStore, Freed, Sweep, SweepUntil};
 use crate::store::GroupFilter;
@@ -37,7 +37,7 @@ pub struct Retention {
     pub older_than: Option<Duration>,
     /// All blobs together take at most so much, as far as unfinished and kept jobs allow; `None`: no limit.
     pub bytes_max: Option<ByteSize>,
-    /// Cached values take at most so much on this node; `None`: no limit.
+    /// Cached values take at most so much on this node; `None`: no limit. Seen to by the hourly look alone.
     pub cache_max: Option<ByteSize>,
 }
 
@@ -61,10 +61,7 @@ pub(crate) fn collect(node: &NodeHandle, retention: Retention, dry_run: bool) ->
     let oldest_unix_ms = retention.older_than.map_or(0, |age| unix_ms().saturating_sub(millis(age)));
     let sweep = Sweep { unused_for: UNUSED_FOR, until: SweepUntil::Done, dry_run };
     let mut needed = needed(node, oldest_unix_ms)?;
-    if let Some(max) = retention.cache_max {
-        evict(&node.shared, &needed, max, dry_run)?;
-    }
-    values::for_each(&node.shared, |_, _, value| needed.extend([value.content]))?;
+    values::for_each(&node.shared, |known| needed.extend([known.note.content]))?;
     let mut collection =
         Collection { freed: node.blobs().sweep(|id| needed.contains(&id), sweep)?, ..Collection::default() };
     let used = node.blobs().usage()?;
@@ -86,41 +83,6 @@ pub(crate) fn collect(node: &NodeHandle, retention: Retention, dry_run: bool) ->
         forget_checkpoints(node)?;
     }
     Ok(collection)
-}
-
-/// Removes the least used cached values from this node until the rest takes at most `max`; blobs that somebody `needed`
-/// stay. Other nodes keep theirs, and whoever wants one of these later fetches it, or computes it again. Blocks.
-///
-/// # Errors
-/// [`NodeError`]; what was removed before stays removed.
-fn evict(shared: &Shared, needed: &BTreeSet<ContentId>, max: ByteSize, dry_run: bool) -> Result<Freed, NodeError> {
-    let cache = |source| NodeError::Cache { dir: shared.home.cache(), source };
-    let held = shared.values.files.held().map_err(cache)?;
-    let mut left: u64 = held.iter().map(|held| held.bytes).sum();
-    let mut freed = Freed::default();
-    for Held { key, bytes, content } in held {
-        if left <= max.0 {
-            break;
-        }
-        if !dry_run {
-            shared.values.files.remove(key);
-            if let Some(content) = content.filter(|content| !needed.contains(content)) {
-                shared.blobs.discard(content)?;
-            }
-        }
-        left -= bytes;
-        freed.blobs += 1;
-        freed.bytes += bytes;
-    }
-    Ok(freed)
-}
-
-/// [`evict`], sparing what jobs name.
-///
-/// # Errors
-/// As [`evict`].
-pub(super) fn evict_values(node: &NodeHandle, max: ByteSize, dry_run: bool) -> Result<Freed, NodeError> {
-    evict(&node.shared, &needed(node, 0)?, max, dry_run)
 }
 
 /// Removes the checkpoint directories of jobs that have ended: nobody goes on from there. What cannot be removed now
@@ -156,8 +118,14 @@ pub(super) async fn keep_house(node: NodeHandle, retention: Retention) {
     loop {
         tokio::time::sleep(wait).await;
         wait = EVERY;
+        if let Some(max) = retention.cache_max
+            && let Err(error) = evict(&node, max, false).await
+        {
+            tracing::warn!(%error, "cached values are not evicted");
+        }
         let node = node.clone();
         let look = move || {
+            node.shared.values.hits.save();
             let is_low = node.blobs().free_bytes().is_ok_and(|free| free < DISK_FREE_MIN);
             if is_low || retention != Retention::default() {
                 collect(&node, retention, false)
@@ -181,7 +149,7 @@ fn millis(age: Duration) -> u64 {
 }
 
 /// What jobs submitted at `oldest_unix_ms` or later, unfinished and kept ones name.
-fn needed(node: &NodeHandle, oldest_unix_ms: u64) -> Result<BTreeSet<ContentId>, NodeError> {
+pub(super) fn needed(node: &NodeHandle, oldest_unix_ms: u64) -> Result<BTreeSet<ContentId>, NodeError> {
     // Peers come for snapshots of the log as for any blob.
     let mut needed: BTreeSet<ContentId> = node.snapshots().into_iter().map(|signed| signed.name.id).collect();
     let mut filter = GroupFilter { hidden: true, ..GroupFilter::default() };

@@ -61,6 +61,8 @@ struct Ask {
     #[serde(default)]
     project: String,
     #[serde(default)]
+    user: String,
+    #[serde(default)]
     wait_ms: u64,
 }
 
@@ -261,11 +263,12 @@ impl Program {
         let key = key_of(&ask.key)?;
         check_name("function", &ask.function)?;
         check_name("project", &ask.project)?;
+        check_name("user", &ask.user)?;
         let wait = Duration::from_millis(ask.wait_ms).min(WAIT_MAX);
         let wanted = flight::want(&self.node, self.number, key, &ask.function, wait);
         Ok(match wanted.await? {
             Found::Hit => {
-                self.count_hit(key, &ask.project).await?;
+                self.count_hit(key, ask.project, ask.user).await?;
                 Said::Hit {}
             }
             Found::Compute => Said::Compute { lease: lease_of(self.number) },
@@ -277,12 +280,12 @@ impl Program {
         })
     }
 
-    async fn count_hit(&self, key: ValueKey, project: &str) -> Result<(), NodeError> {
-        let (shared, project) = (self.node.shared.clone(), project.to_owned());
+    async fn count_hit(&self, key: ValueKey, project: String, user: String) -> Result<(), NodeError> {
+        let shared = self.node.shared.clone();
         values::blocking(move || {
             let known = shared.store.value(key)?.unwrap_or_default();
             let took_ms = known.canonical(unix_ms()).map_or(0, |(_, value)| value.took_ms);
-            shared.values.note_hit(&project, took_ms);
+            shared.values.hits.note(&project, &user, took_ms);
             Ok(())
         })
         .await

@@ -4,7 +4,6 @@
 //! The log is the index of the cache. What lies in its directory (`value_files.rs`) follows: a record is written when a
 //! program asks, and removed when the log does not name its value any more. Which value counts is `proto::value`'s.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 use super::copies;
 use super::flight::Flights;
 use super::handle::{NodeError, NodeHandle, Shared, unix_ms};
+use super::hits::Hits;
 use super::value_files::{Bytes, RECORD_INLINE_MAX, RecordLine, ValueFiles};
 use crate::store::StoreError;
 
@@ -27,8 +27,6 @@ use crate::store::StoreError;
 const CHANGES_MAX: usize = 1024;
 /// Names of functions, projects and users are no longer than this, in bytes.
 pub(super) const NAME_MAX: usize = 1024;
-/// Projects whose hits are counted; a program may name any.
-const PROJECTS_MAX: usize = 10_000;
 /// Records read from the store at a time.
 const BATCH: usize = 500;
 
@@ -40,16 +38,15 @@ pub(super) struct Values {
     /// Keys of which something changed: a lease was let go, or the log told of a value.
     changed: broadcast::Sender<ValueKey>,
     started: Instant,
-    hits: Mutex<Hits>,
+    pub(super) hits: Hits,
 }
 
-/// What was found for programs of this machine, and the file that keeps it.
-#[derive(Debug, Default)]
-struct Hits {
-    /// How many, and how many milliseconds that saved, by the project that asked.
-    by_project: BTreeMap<String, [u64; 2]>,
-    is_new: bool,
-    file: PathBuf,
+/// A value that counts, as all nodes know it.
+pub(super) struct Known {
+    pub(super) key: ValueKey,
+    pub(super) maker: NodeId,
+    pub(super) note: ValueNote,
+    pub(super) is_kept: bool,
 }
 
 /// A value that a program hands over.
@@ -81,47 +78,14 @@ impl Values {
     /// What the system says.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let files = ValueFiles::open(dir)?;
-        let file = dir.join("hits.json");
-        // Counts that cannot be read begin anew; they decide nothing.
-        let by_project = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let hits = Mutex::new(Hits { by_project: by_project.unwrap_or_default(), is_new: false, file });
         Ok(Self {
             files,
-            hits,
+            hits: Hits::open(dir),
             flights: Flights::default(),
             leases: Mutex::default(),
             changed: broadcast::channel(CHANGES_MAX).0,
             started: Instant::now(),
         })
-    }
-
-    /// A program was handed a value instead of computing it.
-    pub(super) fn note_hit(&self, project: &str, saved_ms: u64) {
-        let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
-        if hits.by_project.len() < PROJECTS_MAX || hits.by_project.contains_key(project) {
-            let counted = hits.by_project.entry(project.to_owned()).or_default();
-            *counted = [counted[0] + 1, counted[1].saturating_add(saved_ms)];
-            hits.is_new = true;
-        }
-    }
-
-    pub(super) fn hits(&self) -> BTreeMap<String, [u64; 2]> {
-        self.hits.lock().unwrap_or_else(PoisonError::into_inner).by_project.clone()
-    }
-
-    pub(super) fn has_new_hits(&self) -> bool {
-        self.hits.lock().unwrap_or_else(PoisonError::into_inner).is_new
-    }
-
-    /// Keeps the counts for the next start; those of the last moment are lost with a killed daemon.
-    pub(super) fn save_hits(&self) {
-        let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut hits.is_new) {
-            let text = serde_json::to_vec(&hits.by_project).unwrap_or_default();
-            if let Err(error) = std::fs::write(&hits.file, text) {
-                tracing::debug!(%error, "how often values were found is not kept");
-            }
-        }
     }
 
     /// The time that leases are told by.
@@ -298,6 +262,14 @@ pub(super) async fn purge(node: &NodeHandle, key: ValueKey) -> Result<(), NodeEr
     .await
 }
 
+/// Tells every node that the value of `key` is not to be evicted, or may be again.
+///
+/// # Errors
+/// [`NodeError`].
+pub(super) async fn pin(node: &NodeHandle, key: ValueKey, kept: bool) -> Result<(), NodeError> {
+    node.write(Event::ValueKept { key, kept }).await
+}
+
 /// Follows what the log tells: whoever waits looks again, and a record that names no value that counts is removed.
 pub(super) fn follow(shared: &Arc<Shared>, changed: &[(RecordKey, Record)]) {
     let mut ours = Vec::new();
@@ -389,14 +361,14 @@ pub(super) fn millis(seconds: f64) -> u64 {
 ///
 /// # Errors
 /// [`StoreError`], or what `visit` says.
-pub(super) fn for_each(shared: &Shared, mut visit: impl FnMut(ValueKey, NodeId, ValueNote)) -> Result<(), StoreError> {
+pub(super) fn for_each(shared: &Shared, mut visit: impl FnMut(Known)) -> Result<(), StoreError> {
     let now = unix_ms();
     let mut after = None;
     loop {
         let page = shared.store.values(after, BATCH)?;
         for (key, record) in &page {
             if let Some((maker, note)) = record.canonical(now) {
-                visit(*key, maker, note.clone());
+                visit(Known { key: *key, maker, note: note.clone(), is_kept: record.is_kept() });
             }
         }
         match page.last() {

@@ -12,10 +12,10 @@ pub(crate) struct CacheArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheCommand {
-    /// Say what the cache holds, for whom, and how much time it saved programs on this machine
+    /// Say what the cache holds, for whom, and how much time it saved whom
     #[command(
-        after_help = "Values are those that all nodes know. Hits are values that this node handed to programs on its machine;\n\
-                      what they read again by themselves is not counted.\n\n\
+        after_help = "Values are those that all nodes know. Time saved is what computing them took when they were made, for each time\n\
+                      that one was found, on all nodes that answer.\n\n\
                       EXAMPLES:\n  fnode cache stats\n  fnode cache stats --json | jq .hits"
     )]
     Stats,
@@ -31,14 +31,19 @@ pub(crate) enum CacheCommand {
         after_help = "EXAMPLES:\n  fnode cache why 3fa9\n  fnode cache list --function lab.train   to find the key"
     )]
     Why(CacheKeyArgs),
-    /// Remove a value from every node: the next call computes it again
+    /// Have no node evict a value, however much room it takes
+    #[command(after_help = "EXAMPLES:\n  fnode cache keep 3fa9\n  fnode cache keep 3fa9 --undo")]
+    Keep(CacheKeepArgs),
+    /// Remove values from every node: the next call computes them again
     #[command(
-        after_help = "EXAMPLES:\n  fnode cache purge 3fa9\n  fnode gc    also frees the bytes of what was purged"
+        after_help = "EXAMPLES:\n  fnode cache purge 3fa9\n  fnode cache purge --function lab.train --dry-run\n  \
+                      fnode gc    also frees the bytes of what was purged"
     )]
-    Purge(CacheKeyArgs),
+    Purge(CachePurgeArgs),
     /// Remove the least used values from this node's disk; other nodes keep theirs
     #[command(
-        after_help = "EXAMPLES:\n  fnode cache gc --max-size 20GiB\n  fnode cache gc --max-size 20GiB --dry-run\n  \
+        after_help = "Values that another node has, too, go before last copies. What `fnode cache keep` names stays.\n\n\
+                      EXAMPLES:\n  fnode cache gc --max-size 20GiB\n  fnode cache gc --max-size 20GiB --dry-run\n  \
                       fnode start --cache-max 20GiB   does so every hour"
     )]
     Gc(CacheGcArgs),
@@ -65,6 +70,36 @@ pub(crate) struct CacheKeyArgs {
     /// The value's key, or as much of its beginning as is unique
     #[arg(value_name = "KEY", value_parser = values::cache_key)]
     pub(crate) key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheKeepArgs {
+    /// The value's key, or as much of its beginning as is unique
+    #[arg(value_name = "KEY", value_parser = values::cache_key)]
+    pub(crate) key: String,
+    /// Let it go again when room is needed
+    #[arg(long)]
+    pub(crate) undo: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true))]
+pub(crate) struct CachePurgeArgs {
+    /// The value's key, or as much of its beginning as is unique
+    #[arg(value_name = "KEY", value_parser = values::cache_key, group = "which", conflicts_with_all = ["function", "project", "user", "dry_run"])]
+    pub(crate) key: Option<String>,
+    /// All values of this function, as package.module.name
+    #[arg(long, value_name = "NAME", group = "which")]
+    pub(crate) function: Option<String>,
+    /// All values that were computed for this project
+    #[arg(long, value_name = "PROJECT", value_parser = values::project, group = "which")]
+    pub(crate) project: Option<String>,
+    /// All values that were computed for this user
+    #[arg(long, value_name = "USER", group = "which")]
+    pub(crate) user: Option<String>,
+    /// Only say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,12 @@
 //! Cached values: what there is, what it saves, why one was not found, and what goes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::{Path, State};
-use proto::ByteSize;
+use futures::{StreamExt as _, TryStreamExt as _};
+use proto::{ByteSize, ValueKey};
 
 use super::{Answered, done, view};
 use crate::http::describe::Names;
@@ -12,29 +14,50 @@ use crate::http::refusal::{Asked, Given, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::cache::{
-    CacheChange, CacheCollectRequest, CacheCollected, CacheDifference, CacheHits, CacheQuery, CacheStats, CacheUse,
-    CacheValue, CacheValues, CacheWhy,
+    CacheChange, CacheCollectRequest, CacheCollected, CacheDifference, CacheHits, CacheKeepRequest, CachePurgeRequest,
+    CachePurged, CacheQuery, CacheStats, CacheUse, CacheValue, CacheValues, CacheWhy,
 };
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::node::NodeHandle;
 use crate::node::cached::{Cached, Parts, Wanted};
+use crate::node::evict::evict;
+use crate::node::hits::HitRow;
 
 /// Values in one answer, when no limit is given, and at most.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
+/// Purges under way at once: they share commits.
+const PURGES_MAX: usize = 64;
 
 pub(crate) async fn stats(State(Shared { api, .. }): State<Shared>) -> Answered<CacheStats> {
     let node = api.node.clone();
     let all = blocking(move || node.cached(&Wanted::default(), usize::MAX)).await?;
-    Ok(Json(sum(&all, api.node.cache_hits())))
+    let (hits, silent) = api.node.cache_hits().await?;
+    let (_, names) = view(&api.node).await?;
+    let silent = silent.into_iter().map(|node| names.of(node)).collect();
+    Ok(Json(CacheStats { hits: saved(hits), silent, ..sum(&all) }))
 }
 
-fn sum(all: &[Cached], hits: BTreeMap<String, [u64; 2]>) -> CacheStats {
-    let hits = hits.into_iter().map(|(project, [hits, saved_ms])| CacheHits { project, hits, saved_ms });
-    let mut stats = CacheStats { hits: hits.collect(), ..CacheStats::default() };
+/// Rows of all nodes, by project and user; who was saved most comes first.
+fn saved(rows: Vec<HitRow>) -> Vec<CacheHits> {
+    let mut by_pair: BTreeMap<(String, String), CacheHits> = BTreeMap::new();
+    for HitRow { project, user, hits, saved_ms } in rows {
+        let fresh = || CacheHits { project: project.clone(), user: user.clone(), ..CacheHits::default() };
+        let sum = by_pair.entry((project.clone(), user.clone())).or_insert_with(fresh);
+        sum.hits = sum.hits.saturating_add(hits);
+        sum.saved_ms = sum.saved_ms.saturating_add(saved_ms);
+    }
+    let mut saved: Vec<CacheHits> = by_pair.into_values().collect();
+    saved.sort_by_key(|sum| Reverse(sum.saved_ms));
+    saved
+}
+
+fn sum(all: &[Cached]) -> CacheStats {
+    let mut stats = CacheStats::default();
     let mut uses: BTreeMap<(String, String), CacheUse> = BTreeMap::new();
-    for Cached { note, is_here, .. } in all {
+    for Cached { note, is_here, is_kept, .. } in all {
         stats.values += 1;
+        stats.kept_values += u64::from(*is_kept);
         stats.bytes += note.bytes;
         stats.took_ms = stats.took_ms.saturating_add(note.took_ms);
         stats.here_values += u64::from(*is_here);
@@ -101,12 +124,50 @@ pub(crate) async fn purge(State(Shared { api, .. }): State<Shared>, Path(key): P
     )))
 }
 
+pub(crate) async fn purge_many(
+    State(Shared { api, .. }): State<Shared>,
+    Given(request): Given<CachePurgeRequest>,
+) -> Answered<CachePurged> {
+    let CachePurgeRequest { function, project, user, dry_run } = request;
+    let wanted = Wanted { function, project, user };
+    if wanted == Wanted::default() {
+        let message = "a purge of many wants a function, a project or a user";
+        return Err(ErrorWord::new(ErrorCode::BadInput, message, "name what shall go").into());
+    }
+    let node = api.node.clone();
+    let found = blocking(move || node.cached(&wanted, usize::MAX)).await?;
+    if !dry_run {
+        let keys: Vec<ValueKey> = found.iter().map(|value| value.key).collect();
+        let purge = |key| {
+            let node = api.node.clone();
+            async move { node.purge_cached(key).await }
+        };
+        futures::stream::iter(keys).map(purge).buffer_unordered(PURGES_MAX).try_collect::<()>().await?;
+    }
+    let bytes = found.iter().map(|value| value.note.bytes).sum();
+    Ok(Json(CachePurged { values: found.len() as u64, bytes, dry_run }))
+}
+
+pub(crate) async fn keep(
+    State(Shared { api, .. }): State<Shared>,
+    Path(key): Path<String>,
+    Given(CacheKeepRequest { kept }): Given<CacheKeepRequest>,
+) -> Answered<Done> {
+    let found = find(&api.node, key).await?;
+    api.node.keep_cached(found.key, kept).await?;
+    let (key, function) = (found.key.short(), found.note.function);
+    Ok(done(match kept {
+        true => format!("no node evicts the value {key} of {function}; only a purge, or its expiry, removes it"),
+        false => format!("the value {key} of {function} goes when room is needed, as others do"),
+    }))
+}
+
 pub(crate) async fn gc(
     State(Shared { api, .. }): State<Shared>,
     Given(request): Given<CacheCollectRequest>,
 ) -> Answered<CacheCollected> {
-    let (node, CacheCollectRequest { max_bytes, dry_run }) = (api.node.clone(), request);
-    let freed = blocking(move || node.evict_cached(ByteSize(max_bytes), dry_run)).await?;
+    let CacheCollectRequest { max_bytes, dry_run } = request;
+    let freed = evict(&api.node, ByteSize(max_bytes), dry_run).await?;
     Ok(Json(CacheCollected { values: freed.blobs, freed_bytes: freed.bytes, dry_run }))
 }
 
@@ -141,5 +202,6 @@ fn word(value: &Cached, names: &Names) -> CacheValue {
         expires_unix_ms: note.expires_unix_ms,
         content: note.content.to_string(),
         is_here: value.is_here,
+        is_kept: value.is_kept,
     }
 }

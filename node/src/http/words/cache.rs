@@ -30,6 +30,8 @@ pub struct CacheValue {
     pub content: String,
     /// Programs on the answering node find it without asking another node.
     pub is_here: bool,
+    /// No node evicts it.
+    pub is_kept: bool,
 }
 
 /// Some values.
@@ -66,10 +68,14 @@ pub struct CacheStats {
     pub here_values: u64,
     /// Their bytes.
     pub here_bytes: u64,
+    /// Values that no node evicts.
+    pub kept_values: u64,
     /// The same by project and user.
     pub uses: Vec<CacheUse>,
-    /// What the answering node handed to programs on its machine. What they read again by themselves is not counted.
+    /// What finding values saved, on all nodes that answer, by project and user; who was saved most comes first.
     pub hits: Vec<CacheHits>,
+    /// Nodes that did not answer: what was saved there is not in `hits`.
+    pub silent: Vec<NodeRef>,
 }
 
 /// Values of one project and user.
@@ -87,11 +93,13 @@ pub struct CacheUse {
     pub took_ms: u64,
 }
 
-/// Values that programs of one project were handed instead of computing them.
+/// Values that programs of one project and user found instead of computing them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CacheHits {
     /// The project.
     pub project: String,
+    /// Who ran them; empty: a program that did not say.
+    pub user: String,
     /// How many.
     pub hits: u64,
     /// How long computing them took when they were made, in milliseconds.
@@ -130,6 +138,39 @@ pub enum CacheChange {
     Added,
     /// It is not there any more.
     Removed,
+}
+
+/// `POST /cache/values/{key}/keep`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheKeepRequest {
+    /// Whether no node may evict it.
+    pub kept: bool,
+}
+
+/// `POST /cache/purge`: every value of this function, project and user; empty texts are any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CachePurgeRequest {
+    /// The function, as `package.module.name`.
+    pub function: String,
+    /// The project.
+    pub project: String,
+    /// The user.
+    pub user: String,
+    /// Only tells what would go.
+    pub dry_run: bool,
+}
+
+/// What was purged, on every node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CachePurged {
+    /// How many values.
+    pub values: u64,
+    /// Their bytes, each counted once.
+    pub bytes: u64,
+    /// Nothing was removed.
+    pub dry_run: bool,
 }
 
 /// `POST /cache/gc`.
