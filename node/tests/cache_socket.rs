@@ -78,15 +78,6 @@ impl Lab {
         Some(value)
     }
 
-    /// What the command line of a node says.
-    async fn fnode(&self, name: &str, args: &[&str]) -> Value {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_fnode"));
-        command.arg("--home").arg(self.home(name)).args(args).arg("--json");
-        let output = tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends in time").unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
     /// Writes a file that a program hands over; returns its name.
     fn incoming(&self, name: &str, bytes: &[u8]) -> String {
         std::fs::write(self.home(name).join("cache/incoming/ab12"), bytes).unwrap();
@@ -381,44 +372,4 @@ async fn a_node_that_goes_away_while_it_computes_is_taken_over() {
         assert!(is_compute(&answer) || answer == json!({"alone": {}}), "{answer}");
     }
     end([one]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_another_node_has_goes_first_last_copies_go_last_and_kept_ones_stay() {
-    const BYTES: usize = 100_000;
-    let lab = Lab::new();
-    let (one, two) = lab.pair().await;
-    let (mut here, mut there) = (lab.program("one").await, lab.program("two").await);
-    let both = [one.handle.me(), two.handle.me()];
-    let (mut spare, mut last) = (Vec::new(), Vec::new());
-    for number in 1..=12 {
-        let key = key(number);
-        let file = lab.incoming("one", &[number; BYTES]);
-        assert!(here.store(&key, json!({ "file": file })).await["stored"].is_object());
-        // Every second one gets a second copy; of these, one node each keeps it longest.
-        let is_shared = number % 2 == 0;
-        if is_shared {
-            assert_eq!(there.ask(&key, 5_000).await, json!({"hit": {}}));
-        }
-        let longest = proto::lease::keeper(key.parse().unwrap(), both.into_iter());
-        let is_spare = is_shared && longest != Some(one.handle.me());
-        if is_spare { &mut spare } else { &mut last }.push(key);
-    }
-    let has = |name: &str, keys: &[String]| keys.iter().filter(|key| lab.record(name, key).exists()).count();
-    assert!(!spare.is_empty() && last.len() > 2, "drawn by chance from node ids: {spare:?} {last:?}");
-
-    let max = (last.len() * BYTES).to_string();
-    let freed = lab.fnode("one", &["cache", "gc", "--max-size", &max]).await;
-    assert_eq!((&freed["values"], has("one", &spare), has("one", &last)), (&json!(spare.len()), 0, last.len()));
-    // Those that were used least were last copies, but one of them is kept.
-    lab.fnode("two", &["cache", "keep", &last[0]]).await;
-    until(async || lab.fnode("one", &["cache", "show", &last[0]]).await["is_kept"] == json!(true)).await;
-    let freed = lab.fnode("one", &["cache", "gc", "--max-size", "0"]).await;
-    assert_eq!((&freed["values"], has("one", &last)), (&json!(last.len() - 1), 1));
-    assert!(lab.value("one", &last[0]).is_some());
-    lab.fnode("one", &["cache", "keep", &last[0], "--undo"]).await;
-    assert_eq!(lab.fnode("one", &["cache", "gc", "--max-size", "0"]).await["values"], json!(1));
-    // What one had to spare, two still has.
-    assert_eq!(has("two", &spare), spare.len());
-    end([two, one]).await;
 }

@@ -580,6 +580,7 @@ impl Actor {
             Inner::Snapshot(input) => {
                 if let SnapshotInput::Installed(installed) = &input {
                     self.note_changes(&installed.changed).await;
+                    super::values::follow_base(&self.shared);
                 }
                 super::snapshots::offer(&self.shared, &mut self.state.snapshots_offered);
                 self.state.inputs.push(Input::Snapshot(input));

@@ -103,6 +103,8 @@ pub(super) async fn want(
     let until = Instant::now() + wait;
     let mut waiting = Waiting { node, number, is_told: false };
     let mut pace = None;
+    // Keepers that did not answer. Whoever ranks next is asked, by everybody who waits: one of them computes, not all.
+    let mut silent = BTreeSet::new();
     loop {
         let mut changes = node.shared.values.changes();
         if bring(node, key).await? {
@@ -113,7 +115,12 @@ pub(super) async fn want(
             None => *pace.insert(patience_with(node, function).await?),
         };
         let left = until.saturating_duration_since(Instant::now());
-        match lease(node, number, key, patience, left.min(HOLD_MAX)).await? {
+        let keeper = keepers(node, &[key], &silent).await?.pop().unwrap_or(node.me());
+        let Some(answer) = lease(node, keeper, number, key, patience, left.min(HOLD_MAX)).await else {
+            silent.insert(keeper);
+            continue;
+        };
+        match answer {
             LeaseAnswer::Compute if node.shared.values.flights.add(number, key) => return Ok(Found::Compute),
             LeaseAnswer::Compute => {
                 // It went away meanwhile.
@@ -159,31 +166,32 @@ async fn patience_with(node: &NodeHandle, function: &str) -> Result<Option<Durat
     Ok(patience(calls.into_iter().map(|call| call.took_ms).collect()))
 }
 
-/// Asks the keeper of `key` for its lease.
+/// Asks the keeper of `key` for its lease; `None`: it does not answer.
 async fn lease(
     node: &NodeHandle,
+    keeper: NodeId,
     number: u64,
     key: ValueKey,
     patience: Option<Duration>,
     wait: Duration,
-) -> Result<LeaseAnswer, NodeError> {
-    let keeper = keepers(node, &[key]).await?;
-    let keeper = keeper.into_iter().next().unwrap_or(node.me());
+) -> Option<LeaseAnswer> {
     if keeper == node.me() {
-        return Ok(ask_here(&node.shared, Process { node: keeper, number }, key, patience, wait).await);
+        return Some(ask_here(&node.shared, Process { node: keeper, number }, key, patience, wait).await);
     }
     let millis = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
     let question = Question::Lease { key, number, patience_ms: patience.map(millis), wait_ms: millis(wait) };
     match ask(&node.shared, keeper, &question).await {
-        Some(Answer::Lease(answer)) => Ok(answer),
-        _ => Ok(LeaseAnswer::Alone),
+        Some(Answer::Lease(answer)) => Some(answer),
+        _ => None,
     }
 }
 
-/// The keeper of each key, as seen from here.
-async fn keepers(node: &NodeHandle, keys: &[ValueKey]) -> Result<Vec<NodeId>, NodeError> {
+/// The keeper of each key, as seen from here: of those that are up and not `silent`.
+async fn keepers(node: &NodeHandle, keys: &[ValueKey], silent: &BTreeSet<NodeId>) -> Result<Vec<NodeId>, NodeError> {
     let view = node.view().await?;
-    let is_up = |(id, seen): &(&NodeId, &NodeView)| **id == view.me || seen.presence() == Presence::Up;
+    let is_up = |(id, seen): &(&NodeId, &NodeView)| {
+        **id == view.me || (seen.presence() == Presence::Up && !silent.contains(id))
+    };
     let up: Vec<NodeId> = view.nodes.iter().filter(is_up).map(|(&id, _)| id).collect();
     Ok(keys.iter().map(|&key| keeper(key, up.iter().copied()).unwrap_or(view.me)).collect())
 }
@@ -231,7 +239,7 @@ pub(super) fn release_here(shared: &Shared, who: Process, key: ValueKey, stored:
 /// A program has stored the value of `key`, or gives up: whoever waits goes on.
 pub(super) async fn let_go(node: &NodeHandle, number: u64, key: ValueKey, stored: bool) {
     node.shared.values.flights.remove(number, key);
-    let Ok(keepers) = keepers(node, &[key]).await else { return };
+    let Ok(keepers) = keepers(node, &[key], &BTreeSet::new()).await else { return };
     for keeper in keepers {
         if keeper == node.me() {
             release_here(&node.shared, Process { node: keeper, number }, key, stored);
@@ -281,7 +289,7 @@ async fn renew(node: &NodeHandle) -> Result<(), NodeError> {
     }
     let keys: Vec<ValueKey> = renewals.iter().map(|(key, ..)| *key).collect();
     let mut by_keeper: BTreeMap<NodeId, Vec<Renewal>> = BTreeMap::new();
-    for (keeper, renewal) in keepers(node, &keys).await?.into_iter().zip(renewals) {
+    for (keeper, renewal) in keepers(node, &keys, &BTreeSet::new()).await?.into_iter().zip(renewals) {
         by_keeper.entry(keeper).or_default().push(renewal);
     }
     for (keeper, renewals) in by_keeper {

@@ -295,6 +295,24 @@ pub(super) fn follow(shared: &Arc<Shared>, changed: &[(RecordKey, Record)]) {
     });
 }
 
+/// Follows a snapshot of the log, which does not tell which values it changed: every record here is looked at.
+pub(super) fn follow_base(shared: &Arc<Shared>) {
+    let shared = shared.clone();
+    tokio::task::spawn_blocking(move || {
+        let files = &shared.values.files;
+        for key in files.keys().unwrap_or_default() {
+            // What a program kept by itself waits to be taken over.
+            let is_ours = files.read(key).is_none_or(|(line, _)| line.node.is_some());
+            let known = shared.store.value(key).ok().flatten().unwrap_or_default();
+            let canonical = known.canonical(unix_ms()).map(|(_, value)| value.content);
+            if is_ours && canonical.is_none_or(|content| !files.names(key, content)) {
+                files.remove(key);
+            }
+            shared.values.tell_changed(key);
+        }
+    });
+}
+
 /// Takes over what programs kept while no daemon ran, and removes records of what was purged meanwhile.
 pub(super) async fn adopt(node: NodeHandle) {
     let shared = node.shared.clone();
