@@ -132,3 +132,57 @@ fn a_killed_daemon_forgets_no_value() {
     std::fs::remove_dir_all(node.home().join("cache/values/3c")).unwrap();
     assert!(Program::of(&node).is_hit(&key));
 }
+
+#[test]
+fn what_a_disk_has_changed_is_found_and_removed_or_mended() {
+    let node = Node::started("alpha");
+    let mut program = Program::of(&node);
+    let (small, large) = ("4d".repeat(32), "5e".repeat(32));
+    program.store(&small, "ada", 1.0, &json!([]));
+    std::fs::write(node.home().join("cache/incoming/large"), vec![7; 300_000]).unwrap();
+    let word = json!({"id": 1, "store": {"key": large, "lease": null, "function": "lab.train", "project": "vision",
+        "user": "ada", "seconds": 1.0, "expires_unix_ms": null, "file": "incoming/large", "parts_digest": large,
+        "inline": null}});
+    assert!(program.request(&word)["stored"].is_object());
+    assert!(node.ok(&["cache", "verify"]).contains("every byte is as its maker stored it"));
+
+    // The small one is in the log: it comes back. The large one is nowhere else.
+    let record = node.home().join("cache/values/4d").join(&small);
+    let mut bytes = std::fs::read(&record).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&record, bytes).unwrap();
+    let content = node.json(&["cache", "show", &large])["content"].as_str().unwrap().to_owned();
+    let blob = node.home().join("blobs/blobs").join(&content[..2]).join(&content);
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, vec![8; 300_000]).unwrap();
+    let ran = node.run(&["cache", "verify", "--json"]);
+    let told = serde_json::from_str::<Value>(&ran.out).unwrap();
+    assert_eq!((ran.code, &told["values"]), (Some(1), &json!(2)), "{told}");
+    let damaged = json!([{"key": small, "function": "lab.train", "mended": true},
+        {"key": large, "function": "lab.train", "mended": false}]);
+    assert_eq!((&told["damaged"], &told["next"]), (&damaged, &Value::Null));
+    assert!(program.is_hit(&small) && !program.is_hit(&large));
+    assert_eq!(node.run(&["cache", "verify"]).code, Some(0));
+}
+
+#[test]
+fn a_command_that_computes_again_what_it_finds_is_summed() {
+    let node = Node::new();
+    let line = r#"{"function":"lab.train","key":"4d","same":false}"#;
+    let script = format!("echo $FNODE_CACHE; echo '{line}' >> $FNODE_CACHE_REPORT");
+    let ran = node.run(&["cache", "verify", "--sample", "0.5", "--", "sh", "-c", &script]);
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.out.starts_with("verify:0.5\n1 call of 1 function computed again; these came out otherwise:"),
+        "{}",
+        ran.out
+    );
+    let ran = node.run(&["cache", "verify", "--json", "--", "sh", "-c", "echo out; exit 3"]);
+    assert_eq!(
+        (ran.code, serde_json::from_str::<Value>(&ran.out).unwrap()),
+        (Some(1), json!({"calls": 0, "functions": 0, "differ": []}))
+    );
+    assert!(ran.err.starts_with("out\n"), "{}", ran.err);
+    node.refused(&["cache", "verify", "--", "/none/such"], 1, "cannot run /none/such");
+    node.refused(&["cache", "verify", "--sample", "2", "--", "true"], 2, "invalid value '2' for '--sample <FRACTION>'");
+}

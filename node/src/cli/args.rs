@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use cache::{CacheArgs, CacheCommand, CacheGcArgs, CacheListArgs, CachePurgeArgs};
+pub(crate) use cache::{CacheArgs, CacheCommand, CacheGcArgs, CacheListArgs, CachePurgeArgs, CacheVerifyArgs};
 pub(crate) use job::{
     CompareArgs, ExplainArgs, ExportArgs, ExportFormat, FilterArgs, GetArgs, GraphArgs, JobArgs, JobCommand, ListArgs,
     LogsArgs, MarkArgs, NoteArgs, StopArgs, TagArgs,

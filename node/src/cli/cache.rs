@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::output::{Output, fields, table};
 use super::time::{ago, counted, date, length, now_unix_ms};
+use super::verify::verify;
 use crate::http::words::Done;
 use crate::http::words::cache::{
     CacheChange, CacheCollectRequest, CacheCollected, CacheKeepRequest, CachePurgeRequest, CachePurged, CacheStats,
@@ -38,6 +39,7 @@ pub(crate) async fn cache(mut client: Client, command: CacheCommand, output: Out
             let why: CacheWhy = client.get(&format!("/cache/values/{}/why", segment(&args.key))).await?;
             output.print(&why, why_text)?;
         }
+        CacheCommand::Verify(args) => return verify(client, args, output).await,
         CacheCommand::Keep(args) => {
             let path = format!("/cache/values/{}/keep", segment(&args.key));
             let done: Done = client.post(&path, &CacheKeepRequest { kept: !args.undo }).await?;

@@ -31,6 +31,7 @@ mod submit;
 mod time;
 mod track;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

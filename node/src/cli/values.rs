@@ -141,6 +141,12 @@ pub(crate) fn cache_key(text: &str) -> Result<String, String> {
     }
 }
 
+/// A part of something: above 0 and at most 1.
+pub(crate) fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse::<f64>().ok().filter(|fraction| *fraction > 0.0 && *fraction <= 1.0);
+    fraction.ok_or_else(|| "a number above 0 and at most 1, as 0.1".to_owned())
+}
+
 /// Name of a secret, which becomes a variable.
 pub(crate) fn secret_name(text: &str) -> Result<String, String> {
     check_variable(text).map_err(line)?;

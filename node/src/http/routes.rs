@@ -20,8 +20,8 @@ use super::words::atlas::{
 };
 use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs, OutputsQuery};
 use super::words::cache::{
-    CacheCollectRequest, CacheCollected, CacheKeepRequest, CachePurgeRequest, CachePurged, CacheQuery, CacheStats,
-    CacheValue, CacheValues, CacheWhy,
+    CacheCheckRequest, CacheChecked, CacheCollectRequest, CacheCollected, CacheKeepRequest, CachePurgeRequest,
+    CachePurged, CacheQuery, CacheStats, CacheValue, CacheValues, CacheWhy,
 };
 use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
@@ -205,6 +205,7 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::GET, "/projects/{name}", "One project", projects::show).gives::<ProjectWord>(),
         Route::new(M::PUT, "/projects/{name}", "Describe a project", projects::describe).takes::<ProjectRequest>().gives::<Done>(),
         Route::new(M::GET, "/cache/stats", "What the cache holds and saves", cache::stats).gives::<CacheStats>(),
+        Route::new(M::POST, "/cache/check", "Hash the values of this node again", cache::check).takes::<CacheCheckRequest>().gives::<CacheChecked>(),
         Route::new(M::POST, "/cache/gc", "Remove the least used cached values from this node", cache::gc).takes::<CacheCollectRequest>().gives::<CacheCollected>(),
         Route::new(M::GET, "/cache/values", "Cached values, the newest first", cache::list).asks::<CacheQuery>().gives::<CacheValues>(),
         Route::new(M::GET, "/cache/values/{key}", "One value, by key or unique prefix", cache::show).gives::<CacheValue>(),

@@ -11,6 +11,7 @@ pub mod attend;
 mod blob_link;
 pub(crate) mod bundle;
 pub(crate) mod cached;
+pub(crate) mod check;
 mod checkpoints;
 mod cluster;
 mod collect;

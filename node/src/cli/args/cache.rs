@@ -31,6 +31,14 @@ pub(crate) enum CacheCommand {
         after_help = "EXAMPLES:\n  fnode cache why 3fa9\n  fnode cache list --function lab.train   to find the key"
     )]
     Why(CacheKeyArgs),
+    /// Look whether values are what they should be: their bytes, or, with a command, what their functions compute
+    #[command(
+        after_help = "Without a command every value on this node is hashed again; what the disk has changed is fetched from another node.\n\
+                      With one, it runs, and computes what its cached calls find, too. Exits with 1 if something differs.\n\n\
+                      EXAMPLES:\n  fnode cache verify\n  fnode cache verify -- python3 train.py\n  \
+                      fnode cache verify --sample 0.1 -- python3 train.py"
+    )]
+    Verify(CacheVerifyArgs),
     /// Have no node evict a value, however much room it takes
     #[command(after_help = "EXAMPLES:\n  fnode cache keep 3fa9\n  fnode cache keep 3fa9 --undo")]
     Keep(CacheKeepArgs),
@@ -70,6 +78,16 @@ pub(crate) struct CacheKeyArgs {
     /// The value's key, or as much of its beginning as is unique
     #[arg(value_name = "KEY", value_parser = values::cache_key)]
     pub(crate) key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheVerifyArgs {
+    /// Compute only this part of what is found, above 0 and at most 1
+    #[arg(long, value_name = "FRACTION", value_parser = values::fraction, requires = "command")]
+    pub(crate) sample: Option<f64>,
+    /// What calls the functions
+    #[arg(value_name = "COMMAND", last = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -14,12 +14,14 @@ use crate::http::refusal::{Asked, Given, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::cache::{
-    CacheChange, CacheCollectRequest, CacheCollected, CacheDifference, CacheHits, CacheKeepRequest, CachePurgeRequest,
-    CachePurged, CacheQuery, CacheStats, CacheUse, CacheValue, CacheValues, CacheWhy,
+    CacheChange, CacheCheckRequest, CacheChecked, CacheCollectRequest, CacheCollected, CacheDamage, CacheDifference,
+    CacheHits, CacheKeepRequest, CachePurgeRequest, CachePurged, CacheQuery, CacheStats, CacheUse, CacheValue,
+    CacheValues, CacheWhy,
 };
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::node::NodeHandle;
 use crate::node::cached::{Cached, Parts, Wanted};
+use crate::node::check::{Checked, Damage};
 use crate::node::evict::evict;
 use crate::node::hits::HitRow;
 
@@ -159,6 +161,27 @@ pub(crate) async fn keep(
     Ok(done(match kept {
         true => format!("no node evicts the value {key} of {function}; only a purge, or its expiry, removes it"),
         false => format!("the value {key} of {function} goes when room is needed, as others do"),
+    }))
+}
+
+pub(crate) async fn check(
+    State(Shared { api, .. }): State<Shared>,
+    Given(CacheCheckRequest { after }): Given<CacheCheckRequest>,
+) -> Answered<CacheChecked> {
+    let after = after.map(|key| key.parse::<ValueKey>()).transpose();
+    let after = after.map_err(|error| ErrorWord::new(ErrorCode::BadInput, error.to_string(), "give a whole key"))?;
+    let Checked { values, bytes, damaged, next } = api.node.check_cached(after).await?;
+    let damage = |damage: Damage| CacheDamage {
+        key: damage.key.to_string(),
+        function: damage.function,
+        mended: damage.is_mended,
+    };
+    Ok(Json(CacheChecked {
+        values,
+        bytes,
+        held_bytes: api.node.cache_held_bytes().await?,
+        damaged: damaged.into_iter().map(damage).collect(),
+        next: next.map(|key| key.to_string()),
     }))
 }
 

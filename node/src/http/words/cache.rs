@@ -173,6 +173,40 @@ pub struct CachePurged {
     pub dry_run: bool,
 }
 
+/// `POST /cache/check`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheCheckRequest {
+    /// Go on after this key; `null`: from the beginning.
+    pub after: Option<String>,
+}
+
+/// Values of the answering node that were hashed again: as many as a few seconds allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CacheChecked {
+    /// How many.
+    pub values: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of all values of this node.
+    pub held_bytes: u64,
+    /// Those that the disk has changed.
+    pub damaged: Vec<CacheDamage>,
+    /// Ask again with this key; `null`: that was all.
+    pub next: Option<String>,
+}
+
+/// A value that the disk has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CacheDamage {
+    /// Its key.
+    pub key: String,
+    /// Of which function.
+    pub function: String,
+    /// It was fetched whole from another node; else it is gone from this one, and the next call computes it.
+    pub mended: bool,
+}
+
 /// `POST /cache/gc`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
