@@ -12,7 +12,7 @@ import unittest
 import support
 
 import foundations
-from foundations._cache import container, flight, store
+from foundations._cache import container, flight, store, verify
 
 try:
     import numpy
@@ -289,6 +289,51 @@ class Values(Cached):
         del os.environ["FNODE_CACHE"]
         self.assertEqual((raised(), len(self.ran)), ("no rows", 4))
 
+    def test_a_part_of_what_is_found_is_verified_and_reported(self):
+        ran = Notes(self.ran)
+
+        @foundations.cache
+        def work(x):
+            ran.add(x)
+            return len(ran._target)
+
+        work(1)
+        report = os.environ["FNODE_CACHE_REPORT"] = self.path("report")
+        os.environ["FNODE_CACHE"] = "verify:0.5"
+        verify._random.seed(7)
+        with self.printed() as lines:
+            for _ in range(200):
+                work(1)
+        computed = len(self.ran) - 1
+        self.assertTrue(60 < computed < 140, computed)
+        with open(report) as file:
+            told = [json.loads(line) for line in file]
+        self.assertEqual(len(told), computed)
+        self.assertEqual(told[0], {"function": work._keys.name, "key": work.key(1), "same": False})
+        self.assertEqual(len(lines), computed)
+        for wrong in ("verify:0", "verify:2", "verify:x", "on:0.5"):
+            os.environ["FNODE_CACHE"] = wrong
+            with self.printed():
+                work(1)
+        self.assertEqual(len(self.ran), computed + 1)
+
+    def test_what_finding_values_saved_is_told_at_the_end(self):
+        script = """if True:
+            import foundations, time
+            @foundations.cache
+            def work(x):
+                time.sleep(0.03)
+                return x
+            for x in (1, 1, 2, 1):
+                work(x)
+        """
+        ended = self.script(script, FNODE_PROJECT="vision", FNODE_USER="ada", FOUNDATIONS_COMMAND_LINE="True")
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        with open(self.path("home", ".fnode", "cache", "hits.log")) as file:
+            project, user, hits, saved_ms = json.loads(file.read())
+        self.assertEqual((project, user, hits), ("vision", "ada", 2))
+        self.assertTrue(60 <= saved_ms < 30_000, saved_ms)
+
     def test_a_mode_that_is_not_known_is_told_once_with_those_that_are(self):
         work = self.counted()
         os.environ["FNODE_CACHE"] = "bogus"
@@ -296,7 +341,7 @@ class Values(Cached):
             work(1), work(1), work(2)
         self.assertEqual(self.ran, [1, 2])
         self.assertEqual(len(lines), 1)
-        self.assertIn("FNODE_CACHE=bogus is not known, so results are cached as ever; write off, on or verify", lines[0])
+        self.assertIn("FNODE_CACHE=bogus is not known, so results are cached as ever; write off, on, ver", lines[0])
 
     def test_parts_tell_what_the_key_was_made_of(self):
         work = self.counted()

@@ -9,7 +9,7 @@ import time
 from hashlib import sha256
 
 from .. import _console, _context
-from . import container, daemon, flight, keeping, store
+from . import container, daemon, flight, keeping, saved, store, verify
 from .graph import Node
 from .key import Key, Keys, Misfit
 from .walk import Unhashable, Walk
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 
     Raised = Union[bool, Type[BaseException], Tuple[Type[BaseException], ...]]
 
-# The variable that turns the cache ``off``, or has it ``verify`` what it finds by computing it, too.
-MODE = "FNODE_CACHE"
-_MODES = ("off", "on", "verify")
-# Where calls outside of jobs belong.
-DEFAULT_PROJECT = "default"
 # Milliseconds that the daemon lets one question wait before it tells who computes.
 _WAIT_MS = 30_000
 # Largest value that is kept unless told otherwise.
@@ -104,7 +99,7 @@ class Cached:
 
     def run(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], track: Optional[Callable[[], Any]] = None) -> Outcome:
         """A call, with what came of it. `track` tells what the function has tracked, to be kept with its value."""
-        mode = _mode()
+        mode = verify.mode()
         if mode == "off":
             return self._plainly(args, kwargs, None)
         try:
@@ -115,7 +110,10 @@ class Cached:
         except Misfit:
             # Python itself says best what is wrong.
             return self._plainly(args, kwargs, None)
-        outcome = self._look(key.hex) or self._once(key, args, kwargs, track)
+        found = self._look(key.hex)
+        if found is not None and mode == "on":
+            saved.note(found.seconds)
+        outcome = found or self._once(key, args, kwargs, track)
         if outcome.hit and mode == "verify":
             outcome = self._verified(outcome, args, kwargs)
         if outcome.raised is not None:
@@ -132,22 +130,23 @@ class Cached:
         try:
             computed = self._plainly(args, kwargs, found.key)
         except Exception as error:
-            if not _is_like(error, found.raised):
-                self._tell_other(found)
+            self._tell(found, _is_like(error, found.raised))
             raise
         if found.raised is not None:
-            self._tell_other(found)
+            self._tell(found, False)
             return computed
         try:
             same = Walk().digest(found.value, "value") == Walk().digest(computed.value, "value")
         except Unhashable as error:
             _console.warning_once("what {} returns cannot be compared: {}".format(self._keys.name, error.text))
             return computed
-        if not same:
-            self._tell_other(found)
+        self._tell(found, same)
         return computed
 
-    def _tell_other(self, found: Outcome) -> None:
+    def _tell(self, found: Outcome, same: bool) -> None:
+        verify.report(self._keys.name, found.key or "", same)
+        if same:
+            return
         _console.warning(
             "what is kept of {} (key {}) is not what it computes now: it is not deterministic, or it reaches "
             "something that its key does not see; name that in depends_on, and forget the value".format(
@@ -214,8 +213,9 @@ class Cached:
 
     def _ask(self, key: str) -> Tuple[Optional[str], bool, Optional[Outcome]]:
         """Asks the daemon: (lease, whether there is a daemon, the value if somebody had it)."""
-        project = _context.project_name() or DEFAULT_PROJECT
-        word = {"key": key, "function": self._keys.name, "project": project, "wait_ms": _WAIT_MS}
+        project = _context.project_name() or saved.DEFAULT_PROJECT
+        word: Dict[str, Any] = {"key": key, "function": self._keys.name, "project": project, "wait_ms": _WAIT_MS}
+        word["user"] = _context.user_name()
         hits = 0
         while True:
             try:
@@ -291,7 +291,7 @@ class Cached:
             "made_unix_ms": now,
             "seconds": round(seconds, 6),
             "user": _context.user_name(),
-            "project": _context.project_name() or DEFAULT_PROJECT,
+            "project": _context.project_name() or saved.DEFAULT_PROJECT,
             "node": os.environ.get("FNODE_NODE"),
             "expires_unix_ms": None if self._ttl is None else now + int(self._ttl * 1000),
         }
@@ -415,16 +415,6 @@ def _exceptions(wanted: Any) -> Any:
     if wanted is True:
         return (Exception,)
     return tuple(wanted) if isinstance(wanted, (tuple, list)) else (wanted,) if wanted else ()
-
-
-def _mode() -> Optional[str]:
-    """What `FNODE_CACHE` says; a word that is not known means nothing, and is told once."""
-    mode = os.environ.get(MODE)
-    if mode and mode not in _MODES:
-        _console.warning_once(
-            "{}={} is not known, so results are cached as ever; write off, on or verify".format(MODE, mode)
-        )
-    return mode
 
 
 def _is_like(error: BaseException, other: Optional[BaseException]) -> bool:
