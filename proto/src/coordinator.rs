@@ -114,7 +114,7 @@ impl Coordinator {
 
     fn lead(&mut self, now: Now, group: GroupId, claim: Claim, fresh: bool, view: &View, out: &mut Out) {
         let spec = view.spec(group).expect("a group is led once its submission is known");
-        let mut led = Led::new(claim, spec.members().collect(), &spec.after);
+        let mut led = Led::new(claim, spec);
         if !fresh {
             let missing: BTreeSet<NodeId> = view.peers().chain([view.me]).collect();
             for &node in &missing {
@@ -301,6 +301,9 @@ impl Coordinator {
                 wait.standing = Standing::of(job, group, record);
             }
         }
+        for parent in self.led.values_mut().filter_map(|led| led.parent.as_mut()).filter(|parent| parent.job == job) {
+            parent.has_ended |= group.is_some_and(|group| Standing::of(job, group, record).has_ended());
+        }
         self.stir();
     }
 
@@ -311,6 +314,7 @@ impl Coordinator {
             self.check_recount(now, group);
             self.check_given(now, group, view, out);
             self.weigh_dependencies(now, group, own_seq, view, out);
+            self.follow_parent(now, group, view, out);
         }
         self.urgent |= std::mem::take(&mut self.stirred);
     }
@@ -416,6 +420,26 @@ impl Coordinator {
                 for member in led.queue.clone() {
                     led.decide(JobId { group, member }, None, ending.clone(), out);
                 }
+            }
+        }
+    }
+
+    /// A part of a job is stopped once that job has ended, however it did.
+    fn follow_parent(&mut self, now: Now, group: GroupId, view: &View, out: &mut Out) {
+        let led = self.led.get_mut(&group).expect("listed by the caller");
+        let Some(parent) = led.parent.as_mut().filter(|parent| !parent.is_followed) else { return };
+        if let Some(live) = view.groups.get(&parent.job.group) {
+            let record = live.jobs.get(&parent.job.member);
+            parent.has_ended = Standing::of(parent.job, &live.record, record).has_ended();
+        } else if !parent.has_ended && parent.asked.is_none_or(|asked| asked + LOOK_UP_EVERY <= now.at) {
+            parent.asked = Some(now.at);
+            out.effects.push(Effect::LookUp(parent.job));
+        }
+        if parent.has_ended {
+            parent.is_followed = true;
+            let job = JobId { group, member: Member::Only };
+            if view.groups.get(&group).is_some_and(|live| live.record.stop.is_none()) {
+                out.events.push(Event::StopWished { job });
             }
         }
     }

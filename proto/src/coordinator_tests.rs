@@ -445,3 +445,32 @@ fn a_dependency_that_is_not_alive_here_is_looked_up_every_two_seconds() {
     let told = work(&mut coordinator, at(2_050), &view);
     assert!(matches!(told.sends.as_slice(), [(ME, Message::Offer(_))]), "{told:?}");
 }
+
+#[test]
+fn a_part_of_a_job_is_stopped_once_that_has_ended() {
+    let mut view = view(&[]);
+    submitted(&mut view, group(8), spec(1), 1, TWO);
+    let mut coordinator = leading(&mut view, GroupSpec { parent: Some(job(8)), ..spec(9_000) });
+    assert_eq!(tick(&mut coordinator, at(25), &view), Did::NOTHING, "its parent runs");
+    edit_group(&mut view, group(8), |record| record.tally = tally(0, 1, 0));
+    let stops = Did::wrote([Event::StopWished { job: job(7) }]);
+    assert_eq!(tick(&mut coordinator, at(50), &view), stops);
+    assert_eq!(tick(&mut coordinator, at(75), &view), Did::NOTHING, "told once");
+}
+
+#[test]
+fn a_parent_that_is_not_alive_here_is_looked_up() {
+    let mut view = view(&[]);
+    let mut coordinator = leading(&mut view, GroupSpec { parent: Some(job(8)), ..spec(9_000) });
+    let asks = Did::ordered([Effect::LookUp(job(8))]);
+    assert_eq!(tick(&mut coordinator, at(25), &view), asks);
+    coordinator.on_looked_up(job(8), None, None);
+    assert_eq!(tick(&mut coordinator, at(50), &view), Did::NOTHING, "nothing is known of it yet");
+    assert_eq!(tick(&mut coordinator, at(2_025), &view), asks);
+    submitted(&mut view, group(8), spec(1), 1, TWO);
+    edit_group(&mut view, group(8), |record| record.tally = tally(1, 0, 0));
+    let over = view.groups.remove(&group(8)).expect("just put").record;
+    coordinator.on_looked_up(job(8), Some(&over), None);
+    let stops = Did::wrote([Event::StopWished { job: job(7) }]);
+    assert_eq!(tick(&mut coordinator, at(2_050), &view), stops);
+}

@@ -49,6 +49,12 @@ impl Standing {
         Self { total, succeeded: tally.completed.into(), failed: (tally.failed + tally.stopped).into() }
     }
 
+    /// Whether all of them have.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        self.total > 0 && self.ended() == self.total
+    }
+
     fn ended(self) -> u64 {
         self.succeeded + self.failed
     }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::ContentId;
 use crate::capacity::Requirement;
-use crate::id::{JobId, Member};
+use crate::id::{JobId, Member, NodeId};
+use crate::size::ByteSize;
 
 /// Everything that must be known to run the jobs of a group, on any node, at any later time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,10 @@ pub struct GroupSpec {
     pub attends: Option<Attended>,
     /// The state of the git checkout that it was submitted from; `None`: none, or git did not say in time.
     pub checkout: Option<Checkout>,
+    /// The job that this one is a part of, as a stage is of its graph: it is stopped when that ends. `None`: none.
+    pub parent: Option<JobId>,
+    /// How much of what it will read lies on which node: a hint for placement, never a requirement.
+    pub near: BTreeMap<NodeId, ByteSize>,
 }
 
 /// A git checkout as it was at a submission. Texts are as git told them, each at most [`CHECKOUT_TEXT_MAX`] bytes.
@@ -306,6 +311,8 @@ impl GroupSpec {
             environment: None,
             attends: None,
             checkout: None,
+            parent: None,
+            near: BTreeMap::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::core_io::Now;
 use crate::dependency::Standing;
 use crate::event::JobOutcome;
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
-use crate::job::{Dependency, Ending, LostReason};
+use crate::job::{Dependency, Ending, GroupSpec, LostReason};
 use crate::message::Message;
 use crate::outbox::Out;
 use crate::plant::{self, Plant};
@@ -49,6 +49,17 @@ pub(crate) struct Led {
     pub(crate) asked: BTreeMap<NodeId, Timestamp>,
     pub(crate) recount: Option<Recount>,
     pub(crate) waits_for: Vec<WaitsFor>,
+    pub(crate) parent: Option<Parent>,
+}
+
+/// The job that a group is a part of, as far as it is known.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    pub(crate) job: JobId,
+    pub(crate) asked: Option<Timestamp>,
+    pub(crate) has_ended: bool,
+    /// Whether the stop that follows is on its way into the log.
+    pub(crate) is_followed: bool,
 }
 
 /// A job in the hands of a worker.
@@ -92,12 +103,12 @@ pub(crate) enum Check {
 }
 
 impl Led {
-    pub(crate) fn new(claim: Claim, queue: BTreeSet<Member>, after: &[Dependency]) -> Self {
+    pub(crate) fn new(claim: Claim, spec: &GroupSpec) -> Self {
         let waits_for =
             |&dependency| WaitsFor { dependency, standing: Standing::default(), asked: None, held_seq: None };
         Self {
             claim,
-            queue,
+            queue: spec.members().collect(),
             given: BTreeMap::new(),
             decided: BTreeSet::new(),
             losing: BTreeSet::new(),
@@ -107,7 +118,8 @@ impl Led {
             busy: BTreeMap::new(),
             asked: BTreeMap::new(),
             recount: None,
-            waits_for: after.iter().map(waits_for).collect(),
+            waits_for: spec.after.iter().map(waits_for).collect(),
+            parent: spec.parent.map(|job| Parent { job, asked: None, has_ended: false, is_followed: false }),
         }
     }
 

@@ -1,11 +1,11 @@
 //! One group in the hands of its coordinator.
 
 use super::*;
-use crate::fixture::{Did, ME, THREE, TWO, at, attempt, did, ended, group, job, record, running, view};
+use crate::fixture::{Did, ME, THREE, TWO, at, attempt, did, ended, group, job, record, running, spec, view};
 use crate::job::StartFailure;
 
 fn led() -> Led {
-    Led::new(Claim { epoch: 2, coordinator: ME }, BTreeSet::from([Member::Only]), &[])
+    Led::new(Claim { epoch: 2, coordinator: ME }, &spec(1))
 }
 
 fn names(check: &Check) -> String {

@@ -16,9 +16,13 @@ pub(crate) struct Rooms<'a> {
     view: &'a View,
 }
 
-/// Smaller is better: faster cards, no card wasted, little load, the bundle already there, less load, this
-/// node, then rank.
-type Score = (Reverse<u64>, bool, u64, bool, u64, bool, Reverse<[u8; 32]>);
+/// What a job reads counts in steps of this many bytes: a gigabit link brings one in an eighth of a second, so less
+/// than that is no reason to prefer a node.
+const NEAR_STEP: u64 = 16 << 20;
+
+/// Smaller is better: faster cards, no card wasted, more of what it reads already there, little load, the bundle
+/// already there, less load, this node, then rank.
+type Score = (Reverse<u64>, bool, Reverse<u64>, u64, bool, u64, bool, Reverse<[u8; 32]>);
 
 /// The nodes where one more job of a group fits, best first.
 pub(crate) struct Candidates<'a> {
@@ -102,9 +106,47 @@ fn score(group: GroupId, spec: &GroupSpec, node: NodeId, seen: &NodeView, used: 
     let has_bundle = spec.bundle.is_none_or(|bundle| {
         node == me || seen.advert.as_ref().is_some_and(|advert| advert.has_bundle(bundle.manifest))
     });
+    let near = spec.near.get(&node).map_or(0, |bytes| bytes.0 / NEAR_STEP);
     let load_milli = u64::from(used.cpu_milli) * 1_000 / u64::from(seen.capacity.cpu_milli.max(1));
     // A job that needs no GPU should not stand in the way of one that does.
     let wastes_gpu = spec.requirement.gpus == 0 && !seen.capacity.gpus.is_empty();
     let rank = Reverse(rank(group, node));
-    (Reverse(gflops), wastes_gpu, load_milli / 250, !has_bundle, load_milli, node != me, rank)
+    (Reverse(gflops), wastes_gpu, Reverse(near), load_milli / 250, !has_bundle, load_milli, node != me, rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{ME, THREE, TWO, capacity, group, spec, view};
+    use crate::size::ByteSize;
+
+    /// Where jobs of `spec` go, one after the other, when nothing else runs.
+    fn places(spec: &GroupSpec, view: &View, jobs: usize) -> Vec<NodeId> {
+        let mut rooms = Rooms::new(view, Reservation::default());
+        let mut candidates = rooms.candidates(group(7), spec, &|_| false);
+        std::iter::from_fn(|| rooms.choose(&mut candidates)).take(jobs).collect()
+    }
+
+    fn reading(near: &[(NodeId, u64)]) -> GroupSpec {
+        let near = near.iter().map(|&(node, bytes)| (node, ByteSize(bytes))).collect();
+        GroupSpec { near, ..spec(1_000) }
+    }
+
+    #[test]
+    fn a_job_goes_where_most_of_what_it_reads_is_until_that_is_full() {
+        let view = view(&[TWO, THREE]);
+        assert_eq!(places(&reading(&[]), &view, 1), [ME], "nothing is read: this node first");
+        let spec = reading(&[(TWO, 64 << 20), (THREE, 1 << 30)]);
+        assert_eq!(places(&spec, &view, 10), [[THREE; 4].as_slice(), &[TWO; 4], &[ME; 2]].concat());
+    }
+
+    #[test]
+    fn little_is_no_reason_and_what_does_not_fit_is_no_place() {
+        let mut view = view(&[TWO]);
+        let nothing = places(&reading(&[]), &view, 8);
+        assert_eq!(places(&reading(&[(TWO, NEAR_STEP - 1)]), &view, 8), nothing);
+        assert_eq!(places(&reading(&[(TWO, NEAR_STEP)]), &view, 4), [TWO; 4]);
+        view.nodes.get_mut(&TWO).expect("a peer").capacity = capacity(500);
+        assert_eq!(places(&reading(&[(TWO, 1 << 30)]), &view, 1), [ME]);
+    }
 }

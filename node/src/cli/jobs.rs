@@ -80,7 +80,11 @@ fn page_path(args: &ListArgs, limit: u32, after: &str) -> String {
             let state = ("state", args.filter.state.clone().unwrap_or_default());
             format!("/jobs/{}/members{}", segment(array), query(&[&[state], &more[..]].concat()))
         }
-        None => format!("/jobs{}", query(&[filter_pairs(&args.filter), more.to_vec()].concat())),
+        None => {
+            let parts = if args.parts { "true".to_owned() } else { String::new() };
+            let parts = vec![("parts", parts), ("parent", args.parent.clone().unwrap_or_default())];
+            format!("/jobs{}", query(&[filter_pairs(&args.filter), parts, more.to_vec()].concat()))
+        }
     }
 }
 
@@ -220,6 +224,7 @@ fn job_text(job: &JobWord) -> String {
         ("project", line.project.clone()),
         ("name", line.name.clone()),
         ("user", line.user.clone()),
+        ("part of", line.parent.clone().unwrap_or_default()),
         ("state", state_text(line)),
         ("node", line.node.as_ref().map(|node| node.name.clone()).unwrap_or_default()),
         ("command", line.command.join(" ")),

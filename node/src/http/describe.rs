@@ -144,6 +144,7 @@ pub(crate) fn job_line(
         name: spec.name.clone(),
         user: spec.user.clone(),
         command: spec.command.clone(),
+        parent: spec.parent.map(|parent| parent.to_string()),
         submitted_unix_ms: id.group.unix_ms(),
         archived: is_archived(&group.marks),
         tags: tags(&group.marks),

@@ -27,6 +27,7 @@ use super::words::error::{ErrorCode, ErrorWord};
 use super::words::explain::ExplanationWord;
 use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequest, MemberQuery, WaitQuery};
 use super::words::node::{DrainRequest, LabelRequest, NodeInfo, NodeWord, Nodes, Status};
+use super::words::part::PartRequest;
 use super::words::project::{ProjectRequest, ProjectWord, Projects};
 use super::words::submit::{SubmitAnswer, SubmitRequest};
 use super::words::track::{Artifacts, FollowQuery, RunAnswer, RunRequest, SeriesQuery, SeriesWord};
@@ -190,6 +191,7 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::GET, "/jobs/{id}/wait", "The job, once it has ended or the time is over", jobs::wait).asks::<WaitQuery>().gives::<JobWord>(),
         Route::new(M::POST, "/jobs/{id}/stop", "Stop a job", jobs::stop).gives::<Done>(),
         Route::new(M::POST, "/jobs/{id}/rerun", "Submit a job again as it was", submit::rerun).gives::<SubmitAnswer>(),
+        Route::new(M::POST, "/jobs/{id}/parts", "Submit a part of a job that runs", submit::part).takes::<PartRequest>().gives::<SubmitAnswer>(),
         Route::new(M::PATCH, "/jobs/{id}/marks", "What people see of a job", jobs::mark).takes::<MarkRequest>().gives::<Done>(),
         Route::new(M::GET, "/jobs/{id}/outputs", "Files that a job made or changed", blobs::outputs).asks::<OutputsQuery>().gives::<Outputs>(),
         fetch,

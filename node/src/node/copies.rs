@@ -15,7 +15,7 @@ use super::ask::{Answer, Question, ask};
 use super::bundle::{contents, read_manifest};
 use super::handle::{NodeError, Shared};
 use crate::blobs::BlobStore;
-use crate::store::{GroupFilter, Store, StoreError};
+use crate::store::{GroupFilter, Parts, Store, StoreError};
 
 /// A node that does not say by then what it has counts as not having it.
 const ASK_MAX: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: HeldRequest) -> bool {
 pub(super) fn review(store: &Store, oldest_unix_ms: u64) -> Result<Vec<Left>, StoreError> {
     let mut found = Vec::new();
     let mut looked_at = 0;
-    let mut filter = GroupFilter { hidden: true, ..GroupFilter::default() };
+    let mut filter = GroupFilter { hidden: true, parts: Parts::Shown, ..GroupFilter::default() };
     loop {
         let groups = store.groups(&filter, BATCH)?;
         for (group, _) in groups.iter().filter(|(_, record)| !record.marks.deleted) {

@@ -16,7 +16,7 @@ use super::evict::evict;
 use super::handle::{NodeError, NodeHandle, unix_ms};
 use super::values;
 use crate::blobs::{BlobStore, Freed, Sweep, SweepUntil};
-use crate::store::GroupFilter;
+use crate::store::{GroupFilter, Parts};
 
 /// Records read from the store at a time.
 const BATCH: usize = 500;
@@ -152,7 +152,7 @@ fn millis(age: Duration) -> u64 {
 pub(super) fn needed(node: &NodeHandle, oldest_unix_ms: u64) -> Result<BTreeSet<ContentId>, NodeError> {
     // Peers come for snapshots of the log as for any blob.
     let mut needed: BTreeSet<ContentId> = node.snapshots().into_iter().map(|signed| signed.name.id).collect();
-    let mut filter = GroupFilter { hidden: true, ..GroupFilter::default() };
+    let mut filter = GroupFilter { hidden: true, parts: Parts::Shown, ..GroupFilter::default() };
     loop {
         let groups = node.groups(&filter, BATCH)?;
         for (id, group) in &groups {

@@ -1,7 +1,7 @@
 //! From an attempt to the runner's order: data, secrets, bundle, parameters, environment, variables.
 //! ARCHITECTURE.md and README.md describe the job's world as it is made here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use proto::core_io::Run;
 use proto::entry::Position;
 use proto::job::{Attended, EnvironmentRule, EnvironmentSpec, StartFailure};
 use proto::record::{AttemptKey, Record, RecordKey, Submitted};
-use proto::{AttemptId, GroupSpec, Manifest, Member, codec};
+use proto::{AttemptId, GroupId, GroupSpec, Manifest, Member, NodeId, codec};
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Answer, Question, ask};
@@ -141,8 +141,11 @@ async fn secrets(shared: &Shared, run: &Run) -> Result<BTreeMap<String, String>,
     let wanted = &run.spec.secrets;
     let mut values = shared.secrets.known(wanted);
     let submitter = run.position.log.author;
-    let others = run.providers.iter().copied().filter(|&node| node != submitter);
-    for node in std::iter::once(submitter).chain(others).filter(|&node| node != shared.me) {
+    // A part is submitted where its job runs; who has the secrets is who submitted that.
+    let above = run.spec.parent.and_then(|parent| submitter_of(shared, parent.group));
+    let first: BTreeSet<NodeId> = [Some(submitter), above].into_iter().flatten().collect();
+    let others = run.providers.iter().copied().filter(|node| !first.contains(node));
+    for node in first.iter().copied().chain(others).filter(|&node| node != shared.me) {
         let missing: Vec<String> = wanted.iter().filter(|name| !values.contains_key(*name)).cloned().collect();
         if missing.is_empty() {
             break;
@@ -155,6 +158,13 @@ async fn secrets(shared: &Shared, run: &Run) -> Result<BTreeMap<String, String>,
     match wanted.iter().find(|name| !values.contains_key(*name)) {
         Some(missing) => Err(StartFailure::SecretMissing(missing.clone())),
         None => Ok(values),
+    }
+}
+
+fn submitter_of(shared: &Shared, group: GroupId) -> Option<NodeId> {
+    match shared.store.record(&RecordKey::Group(group)) {
+        Ok(Some(Record::Group(record))) => record.submitted.map(|submitted| submitted.position.log.author),
+        _ => None,
     }
 }
 

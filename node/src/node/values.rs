@@ -4,6 +4,7 @@
 //! The log is the index of the cache. What lies in its directory (`value_files.rs`) follows: a record is written when a
 //! program asks, and removed when the log does not name its value any more. Which value counts is `proto::value`'s.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use proto::event::{Event, INLINE_MAX};
 use proto::lease::Leases;
 use proto::record::{Record, RecordKey};
-use proto::{ContentId, NodeId, Timestamp, ValueKey, ValueNote, ValueRecord};
+use proto::{ByteSize, ContentId, NodeId, Timestamp, ValueKey, ValueNote, ValueRecord};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -135,6 +136,31 @@ pub(super) async fn bring(node: &NodeHandle, key: ValueKey) -> Result<bool, Node
         }
     }
     Ok(false)
+}
+
+impl NodeHandle {
+    /// How much of these values lies on which node: at their makers, and here. Small ones are everywhere.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn near(&self, keys: Vec<ValueKey>) -> Result<BTreeMap<NodeId, ByteSize>, NodeError> {
+        let (shared, me) = (self.shared.clone(), self.me());
+        blocking(move || {
+            let mut near: BTreeMap<NodeId, ByteSize> = BTreeMap::new();
+            for key in keys {
+                let known = shared.store.value(key)?.unwrap_or_default();
+                let Some((maker, note)) = known.canonical(unix_ms()).filter(|(_, note)| !note.is_inline()) else {
+                    continue;
+                };
+                let here = shared.blobs.has(note.content).map(|_| me).filter(|&me| me != maker);
+                for node in [Some(maker), here].into_iter().flatten() {
+                    near.entry(node).or_default().0 += note.bytes;
+                }
+            }
+            Ok(near)
+        })
+        .await
+    }
 }
 
 /// What of a key this machine has.

@@ -192,18 +192,20 @@ fn finish_group(
     if let Some(submitted) = &record.submitted {
         cell::store(batch, keys::spec(group), &cell::encode(&submitted.spec), cell.pieces.spec);
     }
+    // A part of a job is counted with that.
+    let count = u64::from(record.submitted.as_ref().is_some_and(|submitted| submitted.spec.parent.is_none()));
     if let Some(old) = &cell.stored {
         batch.insert(keys::project_group(&old.project, group), None);
         uses.edit(&old.project, |project| {
-            project.groups = project.groups.saturating_sub(1);
-            project.jobs = project.jobs.saturating_sub(old.jobs);
+            project.groups = project.groups.saturating_sub(count);
+            project.jobs = project.jobs.saturating_sub(old.jobs * count);
         })?;
     }
     if let Some(new) = &now {
         batch.insert(keys::project_group(&new.project, group), Some(Vec::new()));
         uses.edit(&new.project, |project| {
-            project.groups += 1;
-            project.jobs += new.jobs;
+            project.groups += count;
+            project.jobs += new.jobs * count;
         })?;
     }
     Ok(())

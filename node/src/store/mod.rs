@@ -45,7 +45,7 @@ use proto::{ContentId, GroupId, Hlc, Member, NodeId, ValueKey, ValueRecord};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::{StoreError, TableError};
-pub use query::{GroupFilter, ProjectSummary};
+pub use query::{GroupFilter, Parts, ProjectSummary};
 pub use sled_table::panic_is_contained;
 pub use values::ValueRow;
 

@@ -30,8 +30,22 @@ pub struct GroupFilter {
     pub unfinished: bool,
     /// Also those that were archived or deleted.
     pub hidden: bool,
+    /// Whether those are wanted that are parts of other jobs.
+    pub parts: Parts,
     /// Only groups older than this one: the last of the page before.
     pub before: Option<GroupId>,
+}
+
+/// Which jobs that are parts of others a listing has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parts {
+    /// None.
+    #[default]
+    Hidden,
+    /// All, beside the others.
+    Shown,
+    /// Those of this job, and no others.
+    Of(JobId),
 }
 
 /// A project as listings show it.
@@ -145,6 +159,11 @@ fn wanted(filter: &GroupFilter, record: &GroupRecord) -> bool {
         filter.user.as_ref().is_none_or(|user| *user == submitted.spec.user)
             && (filter.hidden || !record.marks.is_hidden())
             && (!filter.unfinished || !record.is_finished())
+            && match filter.parts {
+                Parts::Hidden => submitted.spec.parent.is_none(),
+                Parts::Shown => true,
+                Parts::Of(parent) => submitted.spec.parent == Some(parent),
+            }
     })
 }
 

@@ -102,6 +102,8 @@ pub(crate) fn spec() -> GroupSpec {
         }),
         attends: Some(Attended { pid: 4_711, start_time: 70_000, directory: text("/home/ada/vision") }),
         checkout: Some(checkout()),
+        parent: Some(JobId { group: group(), member: Member::Index(4) }),
+        near: BTreeMap::from([(node(3), ByteSize(1 << 30))]),
     }
 }
 

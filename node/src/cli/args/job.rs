@@ -11,7 +11,8 @@ pub(crate) const LIST_EXAMPLES: &str = "\
 EXAMPLES:
   fnode jobs
   fnode jobs --project mnist --state failed --age 2d
-  fnode jobs --state unfinished --node alpha --json";
+  fnode jobs --state unfinished --node alpha --json
+  fnode jobs --parent 0193c2         what its parallel stages ran as";
 pub(crate) const EXPORT_EXAMPLES: &str = "\
 A row per job: its record, and a column for each parameter, the last value of each metric, each tag.
 
@@ -189,6 +190,12 @@ pub(crate) struct ListArgs {
     /// Show the last value of each metric that they logged, a column each
     #[arg(long)]
     pub(crate) metrics: bool,
+    /// Also jobs that are parts of others, as parallel stages are of their graph
+    #[arg(long)]
+    pub(crate) parts: bool,
+    /// Only the parts of this job
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["array", "parts"])]
+    pub(crate) parent: Option<String>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000),
           allow_negative_numbers = true)]

@@ -24,7 +24,7 @@ use crate::http::words::job::{JobLine, JobPage, JobQuery, JobWord, MarkRequest, 
 use crate::http::words::record::RecordedWord;
 use crate::http::words::submit::check_label;
 use crate::node::{NodeError, NodeHandle, NodeNews, ViewSnapshot, unix_ms};
-use crate::store::GroupFilter;
+use crate::store::{GroupFilter, Parts};
 
 /// A page when no limit is asked for, and the largest.
 const LIMIT: u32 = 100;
@@ -37,6 +37,8 @@ const SCANNED_MAX: usize = 20_000;
 const MEMBERS_SCANNED_MAX: usize = 50_000;
 /// Notes and the values of tags, in bytes.
 const NOTE_MAX: usize = 4_096;
+/// Parts of a job that are deleted with it.
+const PARTS_MAX: usize = 10_000;
 /// Tags of one job.
 const TAGS_MAX: usize = 64;
 /// A wait without a limit of its own, and the longest.
@@ -69,13 +71,18 @@ pub(crate) async fn list(State(Shared { api, .. }): State<Shared>, Asked(query):
         "" => None,
         text => Some(node_id(&view, &names, text)?),
     };
-    let wanted = wanted(query, node)?;
+    let parts = match query.parent.as_str() {
+        "" if query.parts => Parts::Shown,
+        "" => Parts::Hidden,
+        text => Parts::Of(job_id(&api.node, text).await?),
+    };
+    let wanted = wanted(query, node, parts)?;
     let handle = api.node.clone();
     let preparing = describe::preparing(&view);
     Ok(Json(blocking(move || page(&handle, &wanted, &preparing, &view, &names)).await?))
 }
 
-fn wanted(query: JobQuery, node: Option<NodeId>) -> Result<Wanted, Refusal> {
+fn wanted(query: JobQuery, node: Option<NodeId>, parts: Parts) -> Result<Wanted, Refusal> {
     let states = states(&query.state)?;
     let before = match query.after.as_str() {
         "" => None,
@@ -90,15 +97,17 @@ fn wanted(query: JobQuery, node: Option<NodeId>) -> Result<Wanted, Refusal> {
             user: some(query.user),
             unfinished,
             hidden: query.all,
+            parts,
             before,
         },
         states,
         node,
         name: query.name,
-        oldest_unix_ms: if query.within_s == 0 {
-            0
-        } else {
-            unix_ms().saturating_sub(query.within_s.saturating_mul(1_000))
+        oldest_unix_ms: match (query.within_s, parts) {
+            // Nothing is a part of a job that came later.
+            (0, Parts::Of(parent)) => parent.group.unix_ms(),
+            (0, _) => 0,
+            (within_s, _) => unix_ms().saturating_sub(within_s.saturating_mul(1_000)),
         },
         limit: limit(query.limit)?,
         recorded: query.record != 0,
@@ -488,6 +497,14 @@ pub(crate) async fn delete(State(Shared { api, .. }): State<Shared>, Path(id): P
     if !has_ended(id, &group, job.as_ref()) {
         let message = format!("job {id} has not ended");
         return Err(ErrorWord::new(ErrorCode::Conflict, message, format!("stop it first: fnode stop {id}")).into());
+    }
+    // What its parts left was for it alone.
+    let filter = GroupFilter { hidden: true, parts: Parts::Of(id), ..GroupFilter::default() };
+    let handle = api.node.clone();
+    for (part, record) in blocking(move || handle.groups(&filter, PARTS_MAX)).await? {
+        if record.is_finished() {
+            api.node.write(Event::Marked { job: JobId::only(part), mark: Mark::Deleted }).await?;
+        }
     }
     api.node.write(Event::Marked { job: id, mark: Mark::Deleted }).await?;
     Ok(done(format!("job {id} is deleted; fnode gc frees its files")))

@@ -11,7 +11,7 @@ use proto::explain::Explanation;
 use proto::job::{BundleRef, GroupSpec, IndexRanges};
 use proto::{ContentId, GroupId, JobId, Manifest, Member};
 
-use super::{Answered, job_id, job_records, node_id, view};
+use super::{Answered, has_ended, job_id, job_records, node_id, view};
 use crate::blobs::BlobStore;
 use crate::http::describe::{self, Names};
 use crate::http::guard::Caller;
@@ -20,6 +20,7 @@ use crate::http::routes::Shared;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::explain::ExplanationWord;
 use crate::http::words::job::StateWord;
+use crate::http::words::part::PartRequest;
 use crate::http::words::submit::{Resolved, SubmitAnswer, SubmitRequest};
 use crate::node::{NodeError, NodeHandle, ViewSnapshot};
 
@@ -92,6 +93,36 @@ pub(crate) async fn rerun(
         "it does not wait again for the jobs that it came after (--after)".clone_into(&mut answer.0.warning);
     }
     Ok(answer)
+}
+
+/// A job that runs submits a part of itself: nothing is packed or sent again.
+pub(crate) async fn part(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+    Given(request): Given<PartRequest>,
+) -> Answered<SubmitAnswer> {
+    let node = &api.node;
+    node.check_member()?;
+    let id = job_id(node, &id).await?;
+    let (group, job) = job_records(node, id).await?;
+    let Some(submitted) = &group.submitted else {
+        return Err(ErrorWord::not_found(format!("job {id} is not known here yet"), "try again in a moment").into());
+    };
+    if has_ended(id, &group, job.as_ref()) {
+        let message = format!("job {id} has ended, and takes no further parts");
+        return Err(ErrorWord::new(ErrorCode::Conflict, message, "submit a job of its own: fnode submit").into());
+    }
+    if submitted.spec.attends.is_some() {
+        let message = format!("job {id} is a script started by hand, which has no directory that others could run in");
+        return Err(ErrorWord::new(ErrorCode::Conflict, message, "submit its directory: fnode submit").into());
+    }
+    let near = node.near(request.reads()?).await?;
+    let spec = request.to_spec(id, &submitted.spec, near)?;
+    if let Some(bundle) = spec.bundle {
+        bundle_of(node, &bundle.manifest.to_string()).await?;
+    }
+    let (view, names) = view(node).await?;
+    accept(node, None, spec, &view, &names).await
 }
 
 async fn accept(

@@ -69,6 +69,9 @@ pub struct JobLine {
     /// Jobs by state when this is an array.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<Counts>,
+    /// The job that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Where it runs or ran last.
@@ -130,6 +133,10 @@ pub struct JobQuery {
     pub within_s: u64,
     /// Archived ones too.
     pub all: bool,
+    /// Those that are parts of other jobs, too, as stages are of a graph.
+    pub parts: bool,
+    /// Only parts of this job: its id or a unique prefix.
+    pub parent: String,
     /// `1`: each with what is recorded of it.
     pub record: u8,
     /// At most so many, 1 to 1000; 0: 100.

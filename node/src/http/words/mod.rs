@@ -12,6 +12,7 @@ pub mod error;
 pub mod explain;
 pub mod job;
 pub mod node;
+pub mod part;
 pub mod project;
 pub mod record;
 pub mod submit;

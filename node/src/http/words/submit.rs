@@ -373,6 +373,8 @@ impl SubmitRequest {
             environment: self.environment.as_ref().map(EnvironmentWord::to_spec).transpose()?,
             attends: None,
             checkout: self.checkout.as_ref().map(CheckoutWord::to_spec).transpose()?,
+            parent: None,
+            near: BTreeMap::new(),
         })
     }
 
@@ -414,7 +416,7 @@ pub fn parse_array(text: &str) -> Result<IndexRanges, ErrorWord> {
 }
 
 /// Refuses an empty command, empty program names and NUL bytes, which no system can start.
-fn check_command(command: &[String]) -> Result<(), ErrorWord> {
+pub(super) fn check_command(command: &[String]) -> Result<(), ErrorWord> {
     if command.first().is_none_or(String::is_empty) {
         return Err(ErrorWord::bad_input(
             "no command is given",
@@ -446,7 +448,7 @@ pub fn check_project(name: &str) -> Result<(), ErrorWord> {
 }
 
 /// Refuses texts that are too long for a name or hold control characters.
-fn check_text(what: &str, text: &str) -> Result<(), ErrorWord> {
+pub(super) fn check_text(what: &str, text: &str) -> Result<(), ErrorWord> {
     if text.len() > NAME_MAX {
         let message = format!("{what} has {} bytes, more than {NAME_MAX}", text.len());
         return Err(ErrorWord::bad_input(message, "give a shorter one"));
@@ -536,6 +538,7 @@ impl From<OnLost> for OnLostWord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     use crate::harness::attack::attack_loosely;
     use proto::GroupId;
 
