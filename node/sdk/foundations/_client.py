@@ -193,6 +193,14 @@ class Client:
         path = "/jobs/{}/log?{}".format(segment(job_id), query)
         return self._send("GET", path, None, self._timeout_s, stream=True)
 
+    def submit_part(self, job_id: str, part: Dict[str, Any]) -> str:
+        """Submits a part of a job that runs; returns the part's id."""
+        return str(self.request("POST", "/jobs/{}/parts".format(segment(job_id)), part)["id"])
+
+    def parts(self, job_id: str) -> Iterator[Dict[str, Any]]:
+        """The parts of a job, the newest first."""
+        return self._pages("/jobs", {"parent": job_id, "all": "true"})
+
     def stop(self, job_id: str) -> None:
         """Asks a job to stop."""
         self.request("POST", "/jobs/{}/stop".format(segment(job_id)))

@@ -25,6 +25,7 @@ _KEYS: Dict[str, Tuple[tuple, str]] = {
     "num_gpus": ((int,), "a whole number"),
     "params": ((dict,), "keys with values"),
     "worker": ((dict,), "keys with values"),
+    "parallel_stages": ((bool,), "true or false"),
     # Of monitors, which are not there yet.
     "schedule": ((dict,), "keys with values"),
     "monitor_name": (_TEXT, "a text"),
@@ -73,6 +74,7 @@ class JobConfig:
         self.ram: Optional[float] = None
         self.num_gpus: Optional[int] = None
         self.params: Optional[Dict[str, Any]] = None
+        self.parallel_stages: Optional[bool] = None
         self.environment: Dict[str, str] = {}
 
 
@@ -102,7 +104,8 @@ def read(directory: str) -> JobConfig:
 
 def _check(value: Any, wanted: Tuple[tuple, str], place: str, name: str) -> None:
     types, words = wanted
-    if isinstance(value, bool) or not isinstance(value, types):
+    # To Python a bool is an int.
+    if isinstance(value, bool) != (types == (bool,)) or not isinstance(value, types):
         raise ConfigurationError("{}: {} is {}; write {}".format(place, name, _shown(value), words))
 
 

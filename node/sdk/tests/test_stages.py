@@ -142,10 +142,20 @@ class Graph(Case):
         for search in (one.grid_search, one.random_search, one.adaptive_search):
             with self.assertRaisesRegex(foundations.NotAvailableYetError, "searches over stages"):
                 search({})
-        with self.assertRaisesRegex(foundations.NotAvailableYetError, "parallel=True"):
-            one.run(parallel=True)
+        with self.assertRaisesRegex(TypeError, "parallel is True or False, not 2"):
+            one.run(parallel=2)
         with self.assertRaisesRegex(TypeError, "takes a function or a class, not int"):
             foundations.create_stage(3)
+
+    def test_whether_stages_run_in_parallel(self):
+        self.assertFalse(stage.is_parallel(None))
+        self.write("job.config.yaml", "parallel_stages: true\n")
+        self.assertTrue(stage.is_parallel(None))
+        os.environ["FNODE_PARALLEL_STAGES"] = "0"
+        self.assertEqual([stage.is_parallel(given) for given in (None, True, False)], [False, True, False])
+        os.environ["FNODE_PARALLEL_STAGES"] = "maybe"
+        with self.assertRaisesRegex(foundations.ConfigurationError, "FNODE_PARALLEL_STAGES is 'maybe'; write 1 or 0"):
+            stage.is_parallel(None)
 
     def test_a_long_chain_needs_no_recursion(self):
         last = foundations.create_stage(nested)(0)

@@ -12,20 +12,23 @@ import os
 import pickle
 import sys
 import types
+from contextlib import contextmanager
 
 from .. import _config, _console
 from .._errors import SubmissionError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, Iterator, List, Optional, Tuple
 
     from .._jobs import Deployment
     from .stage import Stage
 
 SCRIPT_MODULE = "__foundations_main__"
 
-# How often this process has called `run` to submit a graph.
+# What this job was given to run, where it is a graph: its parts are given the same.
+received: Optional[bytes] = None
+# How often this process has called `run`.
 _submitted = 0
 # While a driver script is read: how many calls of `run` are left until it has been read far enough.
 _skipping: Optional[int] = None
@@ -54,7 +57,7 @@ class NotRun:
         return lambda *args, **kwargs: None
 
 
-def submit(last: Stage, params: Dict[str, Any], job_name: Optional[str]) -> Deployment:
+def submit(last: Stage, params: Dict[str, Any], job_name: Optional[str], parallel: bool = False) -> Deployment:
     """Submits the working directory as a job that runs the graph; returns once the job is accepted.
 
     :raises SubmissionError: the graph cannot be pickled, or the job was not accepted.
@@ -68,7 +71,7 @@ def submit(last: Stage, params: Dict[str, Any], job_name: Optional[str]) -> Depl
     from .. import _job_config, _submit
 
     directory = os.getcwd()
-    data = pack(last, params, job_name, _submitted)
+    data = pack(last, params, job_name, _submitted, parallel)
     _submitted += 1
     name = "foundations_stages-{}.pkl".format(os.urandom(4).hex())
     path = os.path.join(directory, name)
@@ -91,7 +94,33 @@ def submit(last: Stage, params: Dict[str, Any], job_name: Optional[str]) -> Depl
     return job
 
 
-def pack(last: Stage, params: Dict[str, Any], job_name: Optional[str], number: int) -> bytes:
+@contextmanager
+def counted() -> Iterator[None]:
+    """Around a call of `run` that runs here: the next one is another one, for whoever reads the script."""
+    global _submitted
+    try:
+        yield
+    finally:
+        _submitted += 1
+
+
+def for_parts(last: Stage, params: Dict[str, Any]) -> Tuple[int, bytes]:
+    """A graph that this job runs, for parts of it: which `run` of this process it is, and its bytes.
+
+    :raises SubmissionError: as `pack`.
+    """
+    global received
+    if received is not None:
+        data, received = received, None
+        return 0, data
+    # Classes that the driver defines have this name in parts, which read it.
+    sys.modules.setdefault(SCRIPT_MODULE, sys.modules["__main__"])
+    return _submitted, pack(last, params, None, _submitted)
+
+
+def pack(
+    last: Stage, params: Dict[str, Any], job_name: Optional[str], number: int, parallel: bool = False
+) -> bytes:
     """A graph as bytes.
 
     :raises SubmissionError: something in it cannot be pickled; the text says what.
@@ -103,7 +132,7 @@ def pack(last: Stage, params: Dict[str, Any], job_name: Optional[str], number: i
         "number": number,
         "cloudpickle": False,
     }
-    graph = {"last": last, "params": params, "job_name": job_name}
+    graph = {"last": last, "params": params, "job_name": job_name, "parallel": parallel}
     try:
         data = _pickled(graph)
     except Exception as error:
@@ -216,6 +245,12 @@ def _read_script() -> Any:
 def is_reading() -> bool:
     """Whether a driver script is being read, so that nothing in it may run."""
     return _skipping is not None
+
+
+def read_as_main() -> None:
+    """In a part of a job: what the job's driver defined, and so has the name of this program, is found as well."""
+    if _head.get("script") is not None:
+        sys.modules["__main__"].__dict__.setdefault("__getattr__", lambda name: getattr(_read_script(), name))
 
 
 def unpack(data: bytes) -> Dict[str, Any]:

@@ -1,16 +1,18 @@
 """What is told of a run of stages: ``foundations_stages.json`` among the job's artifacts, and kept results.
 
 ``{"v": 1, "runs": [{"params", "last": uuid, "sources": {function: text}, "stages": [{"uuid", "name", "function",
-"kind", "arguments", "needs", "state", "node", "hit", "key", "started_unix_ms", "seconds", "saved_seconds", "cached",
-"output", "error", "log", "meta_data"}, …]}]}``, stages in the order in which they ran. `state` is ``waiting``,
-``running``, ``completed`` or ``failed``; `hit` is null where no cache was asked; `output` names the artifact that holds
-the result, a container as the cache writes them.
+"kind", "arguments", "needs", "state", "node", "job", "hit", "key", "started_unix_ms", "seconds", "saved_seconds",
+"cached", "output", "error", "log", "meta_data"}, …]}]}``, each stage after those that it needs. `state` is ``waiting``,
+``submitted`` (a part of the job that has not ended), ``running``, ``completed`` or ``failed``; `job` is the part that
+ran it, null where the graph's own job did; `hit` is null where no cache was asked; `output` names the artifact that
+holds the result, a container as the cache writes them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 
 from .. import _console, _context, _track
@@ -34,6 +36,8 @@ _EVERY_S = 1.0
 _runs: List[Dict[str, Any]] = []
 _announced = False
 _written = 0.0
+# Parts of a graph end in threads.
+_writing = threading.Lock()
 
 
 def begin(last: Stage, order: List[Stage], params: Dict[str, Any]) -> Dict[str, Any]:
@@ -76,7 +80,8 @@ def _entry(stage: Stage) -> Dict[str, Any]:
         "arguments": arguments,
         "needs": [one.uuid() for one in stage._inputs()],
         "state": "waiting",
-        "node": os.environ.get("FNODE_NODE"),
+        "node": None,
+        "job": None,
         "cached": stage._caching,
         "hit": None,
         "key": None,
@@ -114,12 +119,13 @@ def write(at_end: bool = False) -> None:
     if folder is None or not _context.is_tracked() or not at_end and time.monotonic() - _written < _EVERY_S:
         return
     try:
-        os.makedirs(folder, exist_ok=True)
-        aside = os.path.join(folder, ".{}.{}.part".format(NAME, os.getpid()))
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump({"v": 1, "runs": _runs}, file, default=_text)
-        os.replace(aside, os.path.join(folder, NAME))
-        _announce()
+        with _writing:
+            os.makedirs(folder, exist_ok=True)
+            aside = os.path.join(folder, ".{}.{}.part".format(NAME, os.getpid()))
+            with open(aside, "w", encoding="utf-8") as file:
+                json.dump({"v": 1, "runs": _runs}, file, default=_text)
+            os.replace(aside, os.path.join(folder, NAME))
+            _announce()
     except OSError as error:
         _console.warning_once("what the stages did is not told: {}".format(error))
     _written = time.monotonic()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 from hashlib import sha256
 
-from .._errors import NotAvailableYetError
+from .._errors import ConfigurationError, NotAvailableYetError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from .._jobs import Deployment
 
 _SEARCHES = "foundations: {} belongs to searches over stages, which fnode does not have yet; call run in a loop"
+# The variable that has stages run in parallel.
+PARALLEL = "FNODE_PARALLEL_STAGES"
+_YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
 # Containers that are looked through for stages.
 _DEPTH_MAX = 32
 
@@ -94,15 +98,14 @@ class Stage:
 
         :param params_dict: values for hyperparameters by name; ``run(rate=1)`` gives them, too.
         :param job_name: a tag of the job.
-        :param parallel: independent stages on other nodes, too; not there yet.
+        :param parallel: independent stages at the same time, on any node; unless given, `FNODE_PARALLEL_STAGES` (1 or
+            0), else `parallel_stages` in ``job.config.yaml``, else False. The job runs stages itself and submits those
+            that are ready besides as parts of it, on nodes that have their inputs; results go between nodes pickled.
         :returns: the job.
         :raises ValueError: a hyperparameter has no value.
         :raises SubmissionError: the job was not accepted, or the graph cannot be carried; the text says why.
         """
-        if kw.pop("parallel", False):
-            raise NotAvailableYetError(
-                "foundations: run(parallel=True), stages on several nodes at once, is not there yet; leave it out"
-            )
+        parallel = is_parallel(kw.pop("parallel", None))
         params = dict(params_dict or {}, **kw)
         from . import carry, run
 
@@ -110,8 +113,9 @@ class Stage:
         if missing:
             raise ValueError("hyperparameter `{0}` has no value; give run(params_dict={{{0!r}: …}})".format(missing[0]))
         if run.belongs_here() and not carry.is_reading():
-            return run.in_this_job(self, params, job_name)
-        return carry.submit(self, params, job_name)
+            with carry.counted():
+                return run.in_this_job(self, params, job_name, parallel)
+        return carry.submit(self, params, job_name, parallel)
 
     __call__ = run
 
@@ -247,6 +251,33 @@ def attribute_of(value: Any, name: str) -> Any:
 def call_method(value: Any, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
     """What ``stage.name(…)`` is when it runs."""
     return getattr(value, name)(*args, **kwargs)
+
+
+def inputs_of(stage: Stage) -> List[Stage]:
+    """The stages whose results a stage takes, each once; those that it only requires are not among them."""
+    found: Dict[int, Stage] = {}
+    for value in (stage._args, stage._kwargs):
+        _find(value, found, 0)
+    return list(found.values())
+
+
+def is_parallel(given: Optional[bool]) -> bool:
+    """Whether stages run in parallel: as the call says, else the variable, else the project's file.
+
+    :raises TypeError: the call says neither. :raises ConfigurationError: the variable or the file says neither.
+    """
+    if given is not None:
+        if not isinstance(given, bool):
+            raise TypeError("parallel is True or False, not {!r}".format(given))
+        return given
+    said = os.environ.get(PARALLEL, "").lower()
+    if said:
+        if said not in _YES_AND_NO:
+            raise ConfigurationError("{} is {!r}; write 1 or 0".format(PARALLEL, said))
+        return _YES_AND_NO[said]
+    from .. import _job_config
+
+    return bool(_job_config.read(os.getcwd()).parallel_stages)
 
 
 def _find(value: Any, found: Dict[int, Stage], depth: int) -> None:

@@ -46,13 +46,14 @@ enum Kind {
     Number,
     Whole,
     Keys,
+    Bool,
     Size,
     TextOrList,
     KeysOrList,
 }
 
 /// Keys at the top, what they may be, and that in words. Null is as if the key were not there.
-const KEYS: [(&str, Kind, &str); 10] = [
+const KEYS: [(&str, Kind, &str); 11] = [
     ("project_name", Kind::Name, "a text"),
     ("log_level", Kind::Text, "DEBUG, INFO, WARNING or ERROR"),
     ("entrypoint", Kind::Text, "a text"),
@@ -60,6 +61,8 @@ const KEYS: [(&str, Kind, &str); 10] = [
     ("num_gpus", Kind::Whole, "a whole number"),
     ("params", Kind::Keys, "keys with values"),
     ("worker", Kind::Keys, "keys with values"),
+    // Read by the package, where graphs of stages are made.
+    ("parallel_stages", Kind::Bool, "true or false"),
     // Of monitors, which are not there yet.
     ("schedule", Kind::Keys, "keys with values"),
     ("monitor_name", Kind::Text, "a text"),
@@ -118,6 +121,7 @@ fn fits(kind: Kind, value: &Value) -> bool {
         Kind::Number => matches!(value, Value::Int(_) | Value::Float(_)),
         Kind::Whole => matches!(value, Value::Int(_)),
         Kind::Keys => matches!(value, Value::Map(_)),
+        Kind::Bool => matches!(value, Value::Bool(_)),
         Kind::Size => matches!(value, Value::Text(_) | Value::Int(_)),
         Kind::TextOrList => matches!(value, Value::Text(_) | Value::List(_)),
         Kind::KeysOrList => matches!(value, Value::Map(_) | Value::List(_)),
@@ -143,6 +147,7 @@ fn take(config: &mut JobConfig, entry: &Entry, path: &str, warnings: &mut Vec<St
             config.num_gpus = Some(*count);
         }
         ("params", Value::Map(params)) => config.params = Some(params.clone()),
+        ("parallel_stages", _) => {}
         ("worker", Value::Map(worker)) => config.environment = environment(worker, path, warnings)?,
         (key, _) => {
             warnings.push(format!("{place}: `{key}` belongs to monitors, which are not there yet; it is ignored"))
