@@ -12,6 +12,7 @@ use crate::blob::ContentId;
 use crate::codec::{DecodeError, decode_body, encode_body};
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
 use crate::job::{BundleRef, Ending, GroupSpec, LostReason, Usage};
+use crate::project::ProjectNote;
 use crate::track::Tracked;
 use crate::value::{ValueKey, ValueNote};
 
@@ -154,6 +155,13 @@ pub enum Event {
         /// Of which call.
         key: ValueKey,
     },
+    /// A user wrote a note on a project. Written by any node; the latest are kept.
+    ProjectNoted {
+        /// Its name.
+        project: String,
+        /// Who wrote what.
+        note: Box<ProjectNote>,
+    },
     /// A user wants the value of this key never to be evicted, or does not mind any more. Written by any node.
     ValueKept {
         /// Of which call.
@@ -255,13 +263,14 @@ pub struct Frame {
 
 impl Event {
     /// Whether it must be stamped above what its author has heard of: the last writer wins, a purge hides what was made
-    /// before it, and a value that is made after a purge is not hidden.
+    /// before it, a value that is made after a purge is not hidden, and a note answers those that its writer saw.
     #[must_use]
     pub fn overwrites(&self) -> bool {
         matches!(
             self,
             Self::Marked { .. }
                 | Self::ProjectDescribed { .. }
+                | Self::ProjectNoted { .. }
                 | Self::MemberLabelled { .. }
                 | Self::MemberDrained { .. }
                 | Self::ValueMade { .. }
@@ -340,6 +349,7 @@ frames! {
     16 => AttemptTracked { attempt, tracked },
     17 => ValueMade { key, value, inline },
     18 => ValuePurged { key },
+    19 => ProjectNoted { project, note },
     20 => ValueKept { key, kept },
 }
 

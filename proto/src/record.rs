@@ -15,6 +15,7 @@ use crate::event::{AttemptFinished, Event, JobOutcome, Mark};
 use crate::id::{AttemptId, GroupId, JobId, Member, NodeId};
 use crate::job::{BundleRef, Ending, GroupSpec, JobState, LostReason};
 use crate::plant::{self, Plant};
+use crate::project::{self, ProjectRecord};
 use crate::time::Hlc;
 use crate::track::Tracked;
 use crate::value::{self, ValueKey, ValueRecord};
@@ -218,13 +219,6 @@ pub struct NodeRecord {
     pub drained: Option<(Stamp, bool)>,
 }
 
-/// A project that somebody described.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProjectRecord {
-    /// Last writer wins.
-    pub description: Option<(Stamp, String)>,
-}
-
 /// What concerns the cluster as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {
@@ -273,7 +267,7 @@ fn greatest<T: Ord>(slot: &mut Option<T>, value: T) {
 }
 
 /// Greatest stamp wins: the law of fields that anybody may overwrite.
-fn latest<T>(slot: &mut Option<(Stamp, T)>, stamp: Stamp, value: T) {
+pub(crate) fn latest<T>(slot: &mut Option<(Stamp, T)>, stamp: Stamp, value: T) {
     match slot {
         Some((old, _)) if *old >= stamp => {}
         _ => *slot = Some((stamp, value)),
@@ -320,9 +314,8 @@ pub fn apply_event(stamp: Stamp, event: &Event, records: &mut impl Records) {
         }
         Event::StopWished { job } => edit_shown(records, *job, |stop, _| earliest(stop, stamp.hlc)),
         Event::Marked { job, mark } => edit_shown(records, *job, |_, marks| marks.set(stamp, mark)),
-        Event::ProjectDescribed { project, description } => edit_project(records, project, |record| {
-            latest(&mut record.description, stamp, description.clone());
-        }),
+        Event::ProjectDescribed { project, description } => project::described(records, project, stamp, description),
+        Event::ProjectNoted { project, note } => project::noted(records, project, stamp, note),
         Event::MemberJoined { name, software } => edit_node(records, author, |record| {
             if record.joined.as_ref().is_none_or(|(old, ..)| *old < stamp) {
                 record.joined = Some((stamp, name.clone(), software.clone()));
@@ -406,16 +399,6 @@ fn edit_shown(records: &mut impl Records, job: JobId, edit: impl FnOnce(&mut Opt
         Member::Only => edit_group(records, job.group, |record| edit(&mut record.stop, &mut record.marks)),
         Member::Index(_) => edit_job(records, job, |record| edit(&mut record.stop, &mut record.marks)),
     }
-}
-
-fn edit_project(records: &mut impl Records, project: &str, edit: impl FnOnce(&mut ProjectRecord)) {
-    let key = RecordKey::Project(project.to_owned());
-    let mut record = match records.get(&key) {
-        Some(Record::Project(record)) => record,
-        _ => ProjectRecord::default(),
-    };
-    edit(&mut record);
-    records.put(key, Record::Project(record));
 }
 
 fn edit_node(records: &mut impl Records, node: NodeId, edit: impl FnOnce(&mut NodeRecord)) {
@@ -593,6 +576,7 @@ impl Marks {
 #[path = "record_merge.rs"]
 mod merge;
 
+pub(crate) use merge::latest_of;
 pub use merge::merge;
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! (`record_tests.rs` tries it). A group's tally is not merged but follows its jobs.
 
 use super::{
-    AttemptRecord, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, ProjectRecord, Record, RecordKey, Records,
-    Stamp, earliest, edit_group, edit_job, edit_node, fullest, greatest, latest, raise_claim,
+    AttemptRecord, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, Record, RecordKey, Records, Stamp,
+    earliest, edit_group, edit_job, edit_node, fullest, greatest, latest, raise_claim,
 };
 use crate::id::GroupId;
 use crate::plant::{self, Plant};
+use crate::project;
 use crate::value;
 
 /// Folds `record`, found under `key` elsewhere, into `records`. A record of another kind than its key is left out.
@@ -18,14 +19,7 @@ pub fn merge(key: &RecordKey, record: Record, records: &mut impl Records) {
         }
         (RecordKey::Job(job), Record::Job(theirs)) => edit_job(records, *job, |mine| mine.merge(job.group, theirs)),
         (RecordKey::Node(node), Record::Node(theirs)) => edit_node(records, *node, |mine| mine.merge(theirs)),
-        (RecordKey::Project(_), Record::Project(theirs)) => {
-            let mut mine = match records.get(key) {
-                Some(Record::Project(record)) => record,
-                _ => ProjectRecord::default(),
-            };
-            latest_of(&mut mine.description, theirs.description);
-            records.put(key.clone(), Record::Project(mine));
-        }
+        (RecordKey::Project(name), Record::Project(theirs)) => project::merge(records, name, theirs),
         (RecordKey::Cluster, Record::Cluster(theirs)) => {
             let mine = match records.get(key) {
                 Some(Record::Cluster(record)) => record.secret_number,
@@ -39,7 +33,7 @@ pub fn merge(key: &RecordKey, record: Record, records: &mut impl Records) {
     }
 }
 
-fn latest_of<T>(slot: &mut Option<(Stamp, T)>, theirs: Option<(Stamp, T)>) {
+pub(crate) fn latest_of<T>(slot: &mut Option<(Stamp, T)>, theirs: Option<(Stamp, T)>) {
     if let Some((stamp, value)) = theirs {
         latest(slot, stamp, value);
     }

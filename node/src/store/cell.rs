@@ -9,8 +9,8 @@ use proto::codec::{self, Word};
 use proto::entry::Position;
 use proto::job::GroupSpec;
 use proto::log::Head;
-use proto::record::{Claim, GroupRecord, JobRecord, Marks, ProjectRecord, Record, RecordKey, Submitted, Tally};
-use proto::{GroupId, Hlc};
+use proto::record::{Claim, GroupRecord, JobRecord, Marks, Record, RecordKey, Submitted, Tally};
+use proto::{GroupId, Hlc, ProjectRecord};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ use super::keys::{self, Key};
 use super::table::{Batch, Table};
 
 /// Layout of keys and values here, and of the record words of `proto`. A change of either rebuilds.
-pub(crate) const LAYOUT: (u32, u16) = (4, Record::KIND);
+pub(crate) const LAYOUT: (u32, u16) = (5, Record::KIND);
 /// sled handles small values best; longer ones are cut into pieces of this size.
 const PIECE: usize = 16 << 10;
 /// First byte of a cell.

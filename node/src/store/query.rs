@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use proto::entry::SignedEntry;
 use proto::log::EntryRange;
-use proto::record::{ClusterRecord, GroupRecord, JobRecord, NodeRecord, ProjectRecord, Record, RecordKey};
-use proto::{GroupId, JobId, Member, NodeId};
+use proto::record::{ClusterRecord, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
+use proto::{GroupId, JobId, Member, NodeId, ProjectRecord};
 
 use super::cell::{self, LogState, ProjectUse};
 use super::error::{StoreError, TableError};

@@ -10,7 +10,7 @@ use proto::job::GroupSpec;
 use proto::log::VersionVector;
 use proto::record::{Record, RecordKey};
 use proto::snapshot::{Installed, SignedSnapshot, SnapshotError, SnapshotName};
-use proto::{GroupId, ValueKey};
+use proto::{GroupId, ProjectNote, ValueKey};
 
 use super::*;
 use crate::store::medium as names;
@@ -54,7 +54,7 @@ fn spec(project: &str) -> Box<GroupSpec> {
 fn any_event(rng: &mut StdRng) -> Event {
     let group = group(rng.random_range(0..6));
     let job = JobId { group, member: Member::Index(rng.random_range(1..3)) };
-    match rng.random_range(0..12) {
+    match rng.random_range(0..13) {
         0 | 1 => {
             let project = rng.random_range(0..2).to_string();
             Event::GroupSubmitted { group, spec: spec(&project), inline: bundle(&project).1 }
@@ -104,6 +104,10 @@ fn any_event(rng: &mut StdRng) -> Event {
         }
         11 if rng.random() => Event::ValueKept { key: value_key(rng.random_range(0..3)), kept: rng.random() },
         11 => Event::ValuePurged { key: value_key(rng.random_range(0..3)) },
+        12 => Event::ProjectNoted {
+            project: rng.random_range(0..3).to_string(),
+            note: Box::new(ProjectNote { user: "u".to_owned(), text: rng.random_range(0..9).to_string() }),
+        },
         _ => Event::ProjectDescribed { project: rng.random_range(0..3).to_string(), description: "d".to_owned() },
     }
 }

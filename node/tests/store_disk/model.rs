@@ -154,7 +154,7 @@ fn any_event(rng: &mut StdRng, nodes: &[NodeId]) -> Event {
     let worker = *nodes.choose(rng).expect("some");
     let ending =
         [Ending::Exited { code: 0 }, Ending::Exited { code: 1 }, Ending::Stopped].choose(rng).expect("some").clone();
-    match rng.random_range(0..20) {
+    match rng.random_range(0..21) {
         0 | 1 => Event::GroupSubmitted { group, spec: any_spec(rng), inline: vec![vec![7; rng.random_range(0..2000)]] },
         2 => Event::TookOver { group, epoch: attempt.epoch + 1 },
         3 | 4 => Event::AttemptStarted { attempt, started_unix_ms: rng.random_range(0..100) },
@@ -184,6 +184,10 @@ fn any_event(rng: &mut StdRng, nodes: &[NodeId]) -> Event {
         14 => Event::ProjectDescribed {
             project: format!("project {}", rng.random_range(2..5)),
             description: "d".to_owned(),
+        },
+        19 => Event::ProjectNoted {
+            project: format!("project {}", rng.random_range(2..5)),
+            note: Box::new(proto::ProjectNote { user: "u".to_owned(), text: "n".repeat(rng.random_range(0..4_000)) }),
         },
         15 => Event::Unknown(proto::event::Frame { kind: 9999, version: 1, body: vec![1, 2, 3] }),
         16 | 17 => any_value(rng),

@@ -12,12 +12,12 @@ use proto::lease::{LeaseAnswer, Process};
 use proto::membership::{Liveness, Membership, News};
 use proto::message::Accepting;
 use proto::record::{
-    AttemptKey, AttemptRecord, Claim, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, Outcome, ProjectRecord,
-    Record, RecordKey, Stamp, Submitted, Tally, rank,
+    AttemptKey, AttemptRecord, Claim, ClusterRecord, GroupRecord, JobRecord, Marks, NodeRecord, Outcome, Record,
+    RecordKey, Stamp, Submitted, Tally, rank,
 };
 use proto::time::Timestamp;
 use proto::track::Scalar;
-use proto::{Manifest, ManifestFile, Member, ValueRecord};
+use proto::{Manifest, ManifestFile, Member, ProjectRecord, ValueRecord};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -174,6 +174,11 @@ fn value_record() -> ValueRecord {
     }
 }
 
+fn project_record() -> ProjectRecord {
+    let notes = BTreeMap::from([(stamp(8), samples::project_note())]);
+    ProjectRecord { description: Some((stamp(7), samples::text("eyes"))), notes }
+}
+
 pub(super) fn records() -> Vec<(&'static str, Record)> {
     let submitted =
         Submitted { position: samples::position(), hlc: samples::hlc(), spec: Arc::new(samples::bare_spec()) };
@@ -195,7 +200,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
         ("Group", Record::Group(group)),
         ("Job", Record::Job(job_record())),
         ("Node", Record::Node(node)),
-        ("Project", Record::Project(ProjectRecord { description: Some((stamp(7), samples::text("eyes"))) })),
+        ("Project", Record::Project(project_record())),
         ("Cluster", Record::Cluster(ClusterRecord { secret_number: 3 })),
         ("Value", Record::Value(value_record())),
         ("Job that nothing happened to", Record::Job(JobRecord::default())),

@@ -18,7 +18,7 @@ use proto::ticket::{Secret, Ticket};
 use proto::track::{ArtifactNote, ErrorNote, MetricSummary, Scalar, Summary, Tracked};
 use proto::{
     AttemptId, ByteSize, Capacity, ClusterId, ContentId, Ending, Gpu, GroupId, GroupSpec, Hlc, JobId, Member, NodeId,
-    Requirement, ValueKey, ValueNote,
+    ProjectNote, Requirement, ValueKey, ValueNote,
 };
 
 pub(crate) fn text(text: &str) -> String {
@@ -207,6 +207,10 @@ pub(crate) fn checkpoints() -> CheckpointMap {
     BTreeMap::from([((key, 3), Checkpoint { bundle: bundle(), saved_unix_ms: 1_700_000_040_500 })])
 }
 
+pub(crate) fn project_note() -> ProjectNote {
+    ProjectNote { user: text("ada"), text: text("the third run sees") }
+}
+
 /// Every kind of event.
 pub(crate) fn events() -> Vec<Event> {
     let outcome = |member, attempt| JobOutcome { member, attempt, ending: Ending::Exited { code: 0 } };
@@ -233,6 +237,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::AttemptTracked { attempt: attempt(), tracked: Box::new(tracked()) },
         Event::ValueMade { key: value_key(), value: Box::new(value_note()), inline: vec![b"FNV1".to_vec()] },
         Event::ValuePurged { key: value_key() },
+        Event::ProjectNoted { project: text("vision"), note: Box::new(project_note()) },
         Event::ValueKept { key: value_key(), kept: true },
         Event::Unknown(Frame { kind: 999, version: 3, body: vec![1, 2, 3] }),
     ]
