@@ -94,3 +94,35 @@ fn tags_descriptions_and_deletions_are_those_of_every_other_surface() {
     let elsewhere = ask(&node, &format!("DELETE /projects/none/job_listing/{id}"), Value::Null);
     assert_eq!(elsewhere.status, 404);
 }
+
+#[test]
+fn notes_on_a_project_are_those_of_every_other_surface() {
+    let node = Node::started("alpha");
+    node.completed(&node.submit(&[], &["true"]));
+    assert_eq!(get(&node, "/projects/test/note_listing"), json!([]));
+    let note = json!({"message": "dropout 0.5 was too much", "author": "ada"});
+    assert_eq!(ask(&node, "POST /projects/test/note_listing", note).status, 200);
+    node.ok(&["project", "note", "test", "so 0.2\nit is"]);
+    let listed = get(&node, "/projects/test/note_listing");
+    let told = |at: usize| (&listed[at]["message"], &listed[at]["author"]);
+    assert_eq!(told(0), (&json!("dropout 0.5 was too much"), &json!("ada")));
+    assert_eq!(told(1), (&json!("so 0.2\nit is"), &json!("tester")));
+    assert!(listed[0]["date"].as_str().unwrap().starts_with("20"), "{listed}");
+    let shown = node.json(&["project", "show", "test"]);
+    assert_eq!((&shown["name"], &shown["notes"][1]["user"]), (&json!("test"), &json!("tester")));
+    assert!(shown["notes"][0]["written_unix_ms"].as_u64() <= shown["notes"][1]["written_unix_ms"].as_u64());
+    let text = node.ok(&["project", "show", "test"]);
+    assert!(text.contains(", ada  dropout 0.5") && text.contains("it is\n"), "{text}");
+    for (wrong, message) in [("  ", "the note is empty"), (&"x".repeat(4_097), "the note has 4097 bytes")] {
+        node.refused(&["project", "note", "test", wrong], 2, message);
+        let answer = ask(&node, "POST /projects/test/note_listing", json!({"message": wrong}));
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
+    node.refused(&["project", "note", "none", "x"], 1, "no project is named \"none\"; see fnode project list");
+    node.refused(&["project", "show", "none"], 1, "no project is named \"none\"; see fnode project list");
+    for head in ["GET /projects/none/note_listing", "POST /projects/none/note_listing"] {
+        let body = if head.starts_with("GET") { Value::Null } else { json!({"message": "x"}) };
+        let answer = ask(&node, head, body);
+        assert_eq!((answer.status, &answer.json()["error"]["message"]), (404, &json!("This project was not found")));
+    }
+}

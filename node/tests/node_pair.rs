@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use node::node::{Config, Home, NodeHandle, Running, start};
-use proto::{GroupSpec, JobId, JobState};
+use proto::event::Event;
+use proto::{GroupSpec, JobId, JobState, ProjectNote};
 
 /// Everything here happens within this, or the test fails with what was seen last.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -61,6 +62,23 @@ async fn ended(node: &NodeHandle, job: JobId) -> JobState {
     }
 }
 
+/// Waits until `node` has these notes, by text, on the project.
+async fn noted(node: &NodeHandle, texts: &[&str]) {
+    let wait = async {
+        loop {
+            let projects = node.projects().unwrap();
+            let notes = projects.iter().flat_map(|project| project.record.notes.values());
+            let mut seen: Vec<&str> = notes.map(|note| note.text.as_str()).collect();
+            seen.sort_unstable();
+            if seen == texts {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("the notes of both nodes are on both");
+}
+
 async fn log(node: &NodeHandle, job: JobId) -> String {
     let read = async {
         let mut text = Vec::new();
@@ -102,6 +120,13 @@ async fn a_job_submitted_on_one_node_runs_on_another_and_is_read_on_both() {
     let outputs = record.attempts.values().next().unwrap().finished.clone().unwrap().outputs.unwrap();
     let manifest = a.handle.fetch_bundle(outputs.manifest).await.unwrap();
     assert_eq!(manifest.files[0].path, "result.txt");
+    for (node, text) in [(&b.handle, "from b"), (&a.handle, "from a")] {
+        let note = Box::new(ProjectNote { user: "tester".to_owned(), text: text.to_owned() });
+        node.write(Event::ProjectNoted { project: "pair".to_owned(), note }).await.unwrap();
+    }
+    for node in [&a.handle, &b.handle] {
+        noted(node, &["from a", "from b"]).await;
+    }
     stop(b).await;
     stop(a).await;
 }

@@ -242,7 +242,7 @@ pub(crate) enum ProjectCommand {
     /// List projects with their jobs
     #[command(after_help = "EXAMPLES:\n  fnode project list\n  fnode project list --json")]
     List,
-    /// Show a project and its latest jobs
+    /// Show a project, the notes on it and its latest jobs
     #[command(after_help = "EXAMPLES:\n  fnode project show mnist\n  fnode jobs --project mnist")]
     Show(ProjectNameArgs),
     /// Say what a project is about
@@ -250,6 +250,11 @@ pub(crate) enum ProjectCommand {
         after_help = "EXAMPLES:\n  fnode project describe mnist \"digits, baseline for the course\"\n  fnode project show mnist"
     )]
     Describe(DescribeArgs),
+    /// Write a note on a project, for everybody
+    #[command(
+        after_help = "EXAMPLES:\n  fnode project note mnist \"dropout 0.5 was too much\"\n  fnode project show mnist"
+    )]
+    Note(ProjectNoteArgs),
 }
 
 #[derive(Debug, Args)]
@@ -257,6 +262,16 @@ pub(crate) struct ProjectNameArgs {
     /// The project
     #[arg(value_name = "PROJECT", value_parser = values::project)]
     pub(crate) project: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProjectNoteArgs {
+    /// The project
+    #[arg(value_name = "PROJECT", value_parser = values::project)]
+    pub(crate) project: String,
+    /// Free text, at most 4096 bytes; the latest 200 notes are kept
+    #[arg(value_name = "TEXT")]
+    pub(crate) text: String,
 }
 
 #[derive(Debug, Args)]

@@ -9,8 +9,8 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::args::{
-    DescribeArgs, GcArgs, LabelArgs, NodeCommand, ProjectCommand, RemoveNodeArgs, SecretCommand, SecretSetArgs,
-    ShutdownArgs, StatusArgs,
+    DescribeArgs, GcArgs, LabelArgs, NodeCommand, ProjectCommand, ProjectNoteArgs, RemoveNodeArgs, SecretCommand,
+    SecretSetArgs, ShutdownArgs, StatusArgs,
 };
 use super::client::{Client, segment};
 use super::error::CliError;
@@ -22,7 +22,9 @@ use crate::http::words::job::JobPage;
 use crate::http::words::node::{
     AcceptingWord, DrainRequest, LabelRequest, NodeInfo, NodeWord, Nodes, PresenceWord, Status,
 };
-use crate::http::words::project::{ProjectRequest, ProjectWord, Projects};
+use crate::http::words::project::{
+    ProjectNoteRequest, ProjectNoteWord, ProjectNotes, ProjectRequest, ProjectWord, Projects,
+};
 use crate::http::words::{
     CollectRequest, Collected, Done, Finding, Findings, Invitation, InviteRequest, SecretNames, ShutdownRequest,
     Verdict,
@@ -386,17 +388,12 @@ pub(crate) async fn project(mut client: Client, command: ProjectCommand, output:
             })?;
             Ok(Exit::Done)
         }
-        ProjectCommand::Show(args) => {
-            let project: ProjectWord = client.get(&format!("/projects/{}", segment(&args.project))).await?;
-            if output.is_json() {
-                output.print_json(&project)?;
-                return Ok(Exit::Done);
-            }
-            let path = format!("/jobs?project={}&limit={PROJECT_JOBS}", segment(&args.project));
-            let latest: JobPage = client.get(&path).await?;
-            let text = project_text(&project) + "\n" + &jobs::lines_table(&latest.jobs, output);
-            write_out((text + "\n").as_bytes())?;
-            Ok(Exit::Done)
+        ProjectCommand::Show(args) => show_project(client, &args.project, output).await,
+        ProjectCommand::Note(ProjectNoteArgs { project, text }) => {
+            let user = std::env::var("USER").unwrap_or_default();
+            let path = format!("/projects/{}/notes", segment(&project));
+            let done: Done = client.post(&path, &ProjectNoteRequest { text, user }).await?;
+            print_done(&done, output)
         }
         ProjectCommand::Describe(DescribeArgs { project, text }) => {
             let path = format!("/projects/{}", segment(&project));
@@ -404,6 +401,38 @@ pub(crate) async fn project(mut client: Client, command: ProjectCommand, output:
             print_done(&done, output)
         }
     }
+}
+
+/// A project as `fnode project show --json` prints it.
+#[derive(Serialize)]
+struct ShownProject {
+    #[serde(flatten)]
+    project: ProjectWord,
+    #[serde(flatten)]
+    notes: ProjectNotes,
+}
+
+async fn show_project(mut client: Client, name: &str, output: Output) -> Result<Exit, CliError> {
+    let path = format!("/projects/{}", segment(name));
+    let project: ProjectWord = client.get(&path).await?;
+    let notes: ProjectNotes = client.get(&format!("{path}/notes")).await?;
+    if output.is_json() {
+        output.print_json(&ShownProject { project, notes })?;
+        return Ok(Exit::Done);
+    }
+    let latest: JobPage = client.get(&format!("/jobs?project={}&limit={PROJECT_JOBS}", segment(name))).await?;
+    let mut text = project_text(&project);
+    if !notes.notes.is_empty() {
+        let now = now_unix_ms();
+        let note = |note: &ProjectNoteWord| {
+            fields(&[(&*format!("{} ago, {}", ago(note.written_unix_ms, now), note.user), note.text.clone())])
+        };
+        text += "\n";
+        text.extend(notes.notes.iter().map(note));
+    }
+    text = text + "\n" + &jobs::lines_table(&latest.jobs, output);
+    write_out((text + "\n").as_bytes())?;
+    Ok(Exit::Done)
 }
 
 fn project_row(project: &ProjectWord, now: u64) -> Vec<Cell> {

@@ -15,8 +15,8 @@ use super::answers::{
 use super::openapi::Described;
 use super::refusal::Refusal;
 use super::words::atlas::{
-    AtlasDescription, AtlasListing, AtlasLog, AtlasOverview, AtlasOverviewQuery, AtlasProject, AtlasQuery,
-    AtlasTagRequest,
+    AtlasDescription, AtlasListing, AtlasLog, AtlasNote, AtlasNoteRequest, AtlasOverview, AtlasOverviewQuery,
+    AtlasProject, AtlasQuery, AtlasTagRequest,
 };
 use super::words::blob::{BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, Outputs, OutputsQuery};
 use super::words::cache::{
@@ -28,7 +28,7 @@ use super::words::explain::ExplanationWord;
 use super::words::job::{JobPage, JobQuery, JobWord, LogEvent, LogQuery, MarkRequest, MemberQuery, WaitQuery};
 use super::words::node::{DrainRequest, LabelRequest, NodeInfo, NodeWord, Nodes, Status};
 use super::words::part::PartRequest;
-use super::words::project::{ProjectRequest, ProjectWord, Projects};
+use super::words::project::{ProjectNoteRequest, ProjectNotes, ProjectRequest, ProjectWord, Projects};
 use super::words::submit::{SubmitAnswer, SubmitRequest};
 use super::words::track::{Artifacts, FollowQuery, RunAnswer, RunRequest, SeriesQuery, SeriesWord};
 use super::words::{
@@ -206,6 +206,8 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::GET, "/projects", "All projects", projects::list).gives::<Projects>(),
         Route::new(M::GET, "/projects/{name}", "One project", projects::show).gives::<ProjectWord>(),
         Route::new(M::PUT, "/projects/{name}", "Describe a project", projects::describe).takes::<ProjectRequest>().gives::<Done>(),
+        Route::new(M::GET, "/projects/{name}/notes", "Notes on a project, oldest first", projects::notes).gives::<ProjectNotes>(),
+        Route::new(M::POST, "/projects/{name}/notes", "Write a note on a project", projects::note).takes::<ProjectNoteRequest>().gives::<Done>(),
         Route::new(M::GET, "/cache/stats", "What the cache holds and saves", cache::stats).gives::<CacheStats>(),
         Route::new(M::POST, "/cache/check", "Hash the values of this node again", cache::check).takes::<CacheCheckRequest>().gives::<CacheChecked>(),
         Route::new(M::POST, "/cache/gc", "Remove the least used cached values from this node", cache::gc).takes::<CacheCollectRequest>().gives::<CacheCollected>(),
@@ -235,6 +237,8 @@ fn atlas_routes() -> Vec<Route> {
         Route::new(M::DELETE, "/projects/{project}/job_listing/{job}/tags/{key}", "Take a tag off a job", atlas::untag).gives::<Done>(),
         Route::new(M::GET, "/projects/{project}/description", "What a project is", atlas::description).gives::<AtlasDescription>(),
         Route::new(M::PUT, "/projects/{project}/description", "Describe a project", atlas::describe).takes::<AtlasDescription>().gives::<AtlasDescription>(),
+        Route::new(M::GET, "/projects/{project}/note_listing", "Notes on a project, oldest first", atlas::notes).gives::<Vec<AtlasNote>>(),
+        Route::new(M::POST, "/projects/{project}/note_listing", "Write a note on a project", atlas::note).takes::<AtlasNoteRequest>().gives::<Done>(),
         Route::new(M::GET, "/projects/{project}/overview_metrics", "Metrics over the jobs of a project", atlas::overview).asks::<AtlasOverviewQuery>().gives::<AtlasOverview>(),
     ];
     routes.into_iter().map(Route::of_atlas).collect()

@@ -3,25 +3,27 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
 use proto::record::{GroupRecord, JobRecord};
 use proto::{GroupId, JobId, Member};
 
 use super::{Answered, job_id, job_records, jobs, projects};
 use crate::http::API_PREFIX;
 use crate::http::describe::{self, Names};
+use crate::http::guard::Caller;
 use crate::http::listing::Wish;
 use crate::http::refusal::{Asked, Given, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::atlas::{
-    AtlasArtifact, AtlasDescription, AtlasJob, AtlasListing, AtlasLog, AtlasMetric, AtlasName, AtlasOverview,
-    AtlasOverviewQuery, AtlasProject, AtlasTagRequest, AtlasTimes, AtlasValue, duration, iso,
+    AtlasArtifact, AtlasDescription, AtlasJob, AtlasListing, AtlasLog, AtlasMetric, AtlasName, AtlasNote,
+    AtlasNoteRequest, AtlasOverview, AtlasOverviewQuery, AtlasProject, AtlasTagRequest, AtlasTimes, AtlasValue,
+    duration, iso,
 };
 use crate::http::words::error::ErrorWord;
 use crate::http::words::job::{JobLine, MarkRequest, StateWord};
-use crate::http::words::project::ProjectRequest;
+use crate::http::words::project::{ProjectNoteRequest, ProjectNoteWord, ProjectNotes, ProjectRequest};
 use crate::node::{NodeError, NodeHandle, unix_ms};
 use crate::store::{GroupFilter, ProjectSummary};
 
@@ -267,6 +269,25 @@ pub(crate) async fn describe(
     let description = request.project_description.clone();
     let _ = projects::describe(State(shared), Path(project), Given(ProjectRequest { description })).await?;
     Ok(Json(request))
+}
+
+pub(crate) async fn notes(State(shared): State<Shared>, Path(project): Path<String>) -> Answered<Vec<AtlasNote>> {
+    find(&shared.api.node, &project).await?;
+    let Json(ProjectNotes { notes }) = projects::notes(State(shared), Path(project)).await?;
+    let word =
+        |note: ProjectNoteWord| AtlasNote { date: iso(note.written_unix_ms), message: note.text, author: note.user };
+    Ok(Json(notes.into_iter().map(word).collect()))
+}
+
+pub(crate) async fn note(
+    State(shared): State<Shared>,
+    Path(project): Path<String>,
+    caller: Option<Extension<Caller>>,
+    Given(AtlasNoteRequest { message, author }): Given<AtlasNoteRequest>,
+) -> Answered<Done> {
+    find(&shared.api.node, &project).await?;
+    let request = ProjectNoteRequest { text: message, user: author };
+    projects::note(State(shared), Path(project), caller, Given(request)).await
 }
 
 pub(crate) async fn overview(

@@ -1,15 +1,20 @@
 //! Projects: jobs under one name.
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use proto::event::Event;
+use proto::record::Stamp;
+use proto::{NOTE_MAX, NOTES_MAX, ProjectNote};
 
-use super::{Answered, done};
+use super::{Answered, done, submit};
+use crate::http::guard::Caller;
 use crate::http::refusal::{Given, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::error::ErrorWord;
-use crate::http::words::project::{ProjectRequest, ProjectWord, Projects};
+use crate::http::words::project::{
+    ProjectNoteRequest, ProjectNoteWord, ProjectNotes, ProjectRequest, ProjectWord, Projects,
+};
 use crate::http::words::submit::check_project;
 use crate::node::{NodeError, NodeHandle};
 use crate::store::{GroupFilter, ProjectSummary};
@@ -56,6 +61,41 @@ pub(crate) async fn describe(
     find(&api.node, &name).await?;
     api.node.write(Event::ProjectDescribed { project: name.clone(), description: request.description }).await?;
     Ok(done(format!("project {name} is described")))
+}
+
+pub(crate) async fn notes(
+    State(Shared { api, .. }): State<Shared>,
+    Path(name): Path<String>,
+) -> Answered<ProjectNotes> {
+    let summary = find(&api.node, &name).await?;
+    let word = |(stamp, note): (Stamp, ProjectNote)| ProjectNoteWord {
+        written_unix_ms: stamp.hlc.unix_ms,
+        user: note.user,
+        text: note.text,
+    };
+    Ok(Json(ProjectNotes { notes: summary.record.notes.into_iter().map(word).collect() }))
+}
+
+pub(crate) async fn note(
+    State(Shared { api, .. }): State<Shared>,
+    Path(name): Path<String>,
+    caller: Option<Extension<Caller>>,
+    Given(request): Given<ProjectNoteRequest>,
+) -> Answered<Done> {
+    let summary = find(&api.node, &name).await?;
+    if request.text.trim().is_empty() {
+        return Err(ErrorWord::bad_input("the note is empty", "write what is to be remembered").into());
+    }
+    if request.text.len() > NOTE_MAX {
+        let message = format!("the note has {} bytes, more than {NOTE_MAX}", request.text.len());
+        return Err(ErrorWord::bad_input(message, "shorten it, or write several").into());
+    }
+    let user = submit::user(caller.map(|Extension(caller)| caller), &request.user);
+    let note = Box::new(ProjectNote { user, text: request.text });
+    api.node.write(Event::ProjectNoted { project: name.clone(), note }).await?;
+    let full = summary.record.notes.len() >= NOTES_MAX;
+    let room = if full { format!("; its oldest note went, as it keeps {NOTES_MAX}") } else { String::new() };
+    Ok(done(format!("project {name} has one more note{room}")))
 }
 
 fn count(node: &NodeHandle, summary: ProjectSummary) -> Result<ProjectWord, NodeError> {

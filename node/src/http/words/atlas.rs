@@ -151,6 +151,27 @@ pub struct AtlasDescription {
     pub project_description: String,
 }
 
+/// A note on a project.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AtlasNote {
+    /// UTC, ISO 8601.
+    pub date: String,
+    /// What.
+    pub message: String,
+    /// Who.
+    pub author: String,
+}
+
+/// `POST …/note_listing`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AtlasNoteRequest {
+    /// What, at most 4096 bytes.
+    pub message: String,
+    /// Who writes, where the node cannot tell it.
+    #[serde(default)]
+    pub author: String,
+}
+
 /// What a job wrote.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AtlasLog {

@@ -43,3 +43,32 @@ pub struct ProjectRequest {
     /// Free text, at most 4096 bytes.
     pub description: String,
 }
+
+/// What people wrote about a project as it went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProjectNotes {
+    /// The latest 200, oldest first.
+    pub notes: Vec<ProjectNoteWord>,
+}
+
+/// A note on a project.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProjectNoteWord {
+    /// When it was written, in milliseconds since 1970 by the clock of the node that took it.
+    pub written_unix_ms: u64,
+    /// Who wrote it.
+    pub user: String,
+    /// What.
+    pub text: String,
+}
+
+/// `POST /projects/{name}/notes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectNoteRequest {
+    /// Not blank, at most 4096 bytes.
+    pub text: String,
+    /// Who writes, for people; the peer's user name where the node can tell it.
+    #[serde(default)]
+    pub user: String,
+}
