@@ -192,3 +192,55 @@ fn events_and_logs_stream() {
     let resumed = event(&node, &format!("/jobs/{id}/log"), &format!("{accept}Last-Event-ID: 3\r\n"), |_| true);
     assert_eq!(resumed["text"], "end\n");
 }
+
+/// Ids of the jobs listed, page by page of `limit`.
+fn sorted(node: &Node, path: &str, limit: usize) -> Vec<String> {
+    let (mut ids, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = node.http(&format!("GET {path}&limit={limit}&after={after}"), b"").json();
+        let jobs = page["jobs"].as_array().unwrap_or_else(|| panic!("{page}")).clone();
+        assert!(jobs.len() <= limit, "{page}");
+        ids.extend(jobs.iter().map(|job| job["id"].as_str().unwrap().to_owned()));
+        after = page["next"].as_str().unwrap().to_owned();
+        if after.is_empty() {
+            return ids;
+        }
+    }
+}
+
+#[test]
+fn jobs_come_in_the_order_asked_for_page_by_page() {
+    let node = Node::started("alpha");
+    let run = |name: &str, lines: &str| {
+        let id = node.submit(&["--name", name], &["sh", "-c", &format!("echo '{lines}' >> $FNODE_TRACK")]);
+        node.completed(&id);
+        id
+    };
+    let loss = |name: &str, value: &str| run(name, &format!("[\"m\",\"loss\",{value},null,1]"));
+    let [a, b, c] = [loss("a", "0.5"), loss("b", "{\"f\":\"nan\"}"), loss("c", "0.25")];
+    let (d, e) = (run("d", "[\"p\",\"lr\",3]"), loss("e", "7"));
+    let ids = |of: [&String; 5]| of.map(Clone::clone).to_vec();
+    for limit in [1, 2, 5] {
+        let list = |sort: &str| sorted(&node, &format!("/jobs?sort={sort}"), limit);
+        assert_eq!(list("metric:loss"), ids([&c, &a, &e, &d, &b]), "NaN and nothing are last");
+        assert_eq!(list("-metric:loss"), ids([&e, &a, &c, &d, &b]), "in both directions");
+        assert_eq!(list("-param:lr,name"), ids([&d, &a, &b, &c, &e]));
+        assert_eq!(list("submitted"), ids([&a, &b, &c, &d, &e]));
+        assert_eq!(list("state,-name"), ids([&e, &d, &c, &b, &a]));
+    }
+    let wrong = node.http("GET /jobs?sort=metric:los", b"");
+    assert_eq!((wrong.status, &wrong.json()["error"]["hint"]), (400, &json!("did you mean metric:loss?")));
+    node.refused(
+        &["jobs", "--sort", "-sumbitted"],
+        2,
+        "\"sumbitted\" is no column to sort by; did you mean submitted?",
+    );
+    let shown = node.json(&["jobs", "--sort", "-metric:loss", "-n", "2"]);
+    assert_eq!((&shown["jobs"][0]["id"], &shown["jobs"][1]["metrics"]["loss"]["last"]), (&json!(e), &json!(0.5)));
+    assert_eq!(node.http("GET /jobs?sort=name&after=zz", b"").status, 400);
+    let script = "echo \"[\\\"m\\\",\\\"loss\\\",$((FNODE_ARRAY_INDEX * 7 % 5)),null,1]\" >> $FNODE_TRACK";
+    let array = node.submit(&["--array", "1-5"], &["sh", "-c", script]);
+    node.completed(&array);
+    let members = sorted(&node, &format!("/jobs/{array}/members?sort=-metric:loss"), 2);
+    assert_eq!(members, ["2", "4", "1", "3", "5"].map(|index| format!("{array}/{index}")));
+}

@@ -74,7 +74,8 @@ pub(crate) async fn list(mut client: Client, args: &ListArgs, output: Output) ->
 }
 
 fn page_path(args: &ListArgs, limit: u32, after: &str) -> String {
-    let more = [("limit", limit.to_string()), ("after", after.to_owned())];
+    let sort = args.sort.clone().unwrap_or_default();
+    let more = [("sort", sort), ("limit", limit.to_string()), ("after", after.to_owned())];
     match &args.array {
         Some(array) => {
             let state = ("state", args.filter.state.clone().unwrap_or_default());

@@ -136,6 +136,23 @@ pub(crate) fn job_line(
     preparing: u64,
     names: &Names,
 ) -> Option<JobLine> {
+    bare_line(id, group, job, preparing, names).map(|line| JobLine { told: told(job), ..line })
+}
+
+/// What a job told of itself.
+pub(crate) fn told(job: Option<&JobRecord>) -> TrackedWord {
+    let tracked = job.and_then(JobRecord::counted).and_then(|(_, attempt)| attempt.tracked.as_ref());
+    tracked.map(|tracked| TrackedWord::from(&tracked.summary)).unwrap_or_default()
+}
+
+/// As [`job_line`], without what it told of itself, which takes most of the time.
+pub(crate) fn bare_line(
+    id: JobId,
+    group: &GroupRecord,
+    job: Option<&JobRecord>,
+    preparing: u64,
+    names: &Names,
+) -> Option<JobLine> {
     let spec = &*group.submitted.as_ref()?.spec;
     let is_whole_array = id.member == Member::Only && !spec.array.is_empty();
     let mut line = JobLine {
@@ -173,9 +190,6 @@ pub(crate) fn job_line(
         let finished = attempt.finished.as_deref();
         line.started_unix_ms = started(attempt);
         line.ended_unix_ms = finished.map(|finished| finished.ended_unix_ms);
-    }
-    if let Some((_, AttemptRecord { tracked: Some(tracked), .. })) = job.counted() {
-        line.told = TrackedWord::from(&tracked.summary);
     }
     if let Some(outcome) = &job.outcome {
         line.ending = Some(EndingWord::from(&outcome.ending));

@@ -12,6 +12,9 @@ EXAMPLES:
   fnode jobs
   fnode jobs --project mnist --state failed --age 2d
   fnode jobs --state unfinished --node alpha --json
+  fnode jobs --metrics --sort metric:loss   the best first
+  fnode jobs --sort -duration,user -n 10
+
   fnode jobs --parent 0193c2         what its parallel stages ran as";
 pub(crate) const EXPORT_EXAMPLES: &str = "\
 A row per job: its record, and a column for each parameter, the last value of each metric, each tag.
@@ -129,7 +132,7 @@ pub(crate) struct ExportArgs {
     /// Where to write; - is standard output
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     pub(crate) out: PathBuf,
-    /// Every point of every metric, a row each: job, key, step, time, value
+    /// Every point of every metric, a row each: job, key, step, time, value, and text for what is none
     #[arg(long)]
     pub(crate) series: bool,
     #[command(flatten)]
@@ -196,6 +199,10 @@ pub(crate) struct ListArgs {
     /// Only the parts of this job
     #[arg(long, value_name = "JOB", conflicts_with_all = ["array", "parts"])]
     pub(crate) parent: Option<String>,
+    /// In this order, with commas, - for the largest first: submitted, started, ended, duration, state, user, project,
+    /// name, node, tags, id, command, metric:NAME, param:NAME, tag:NAME
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) sort: Option<String>,
     /// At most so many
     #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000),
           allow_negative_numbers = true)]

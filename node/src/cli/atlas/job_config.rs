@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::near::nearest;
 use super::params::float_text;
 use super::yaml::{ConfigError, Entry, Map, Value, read_map};
+use crate::http::near::nearest;
 use crate::http::words::submit::GPUS_MAX;
 
 /// Its name.

@@ -10,7 +10,6 @@ mod config;
 mod console;
 mod error;
 mod job_config;
-mod near;
 mod params;
 mod queue;
 mod retrieve;

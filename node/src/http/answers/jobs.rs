@@ -1,6 +1,7 @@
 //! Jobs: lists, one, its end, and what users change about it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use axum::Json;
@@ -13,8 +14,9 @@ use proto::{GroupId, JobId, Member, NodeId};
 use tokio::time::Instant;
 
 use super::record::RanWiths;
-use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, record, track, view};
+use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, record, sorted, track, view};
 use crate::http::describe::{self, Names};
+use crate::http::order::{Cursor, Order};
 use crate::http::refusal::{Asked, Given, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
@@ -30,7 +32,7 @@ use crate::store::{GroupFilter, Parts};
 const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1_000;
 /// Groups read from the store at a time.
-const BATCH: usize = 200;
+pub(super) const BATCH: usize = 200;
 /// Groups looked at for one page: a filter that nothing meets must not read the whole history in one go.
 const SCANNED_MAX: usize = 20_000;
 /// Members of an array looked at for one page.
@@ -52,14 +54,34 @@ const HOLD_LOOK_EVERY: Duration = Duration::from_millis(5);
 const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// A [`JobQuery`] with everything looked up.
-struct Wanted {
-    filter: GroupFilter,
+pub(super) struct Wanted {
+    pub(super) filter: GroupFilter,
     states: BTreeSet<StateWord>,
     node: Option<NodeId>,
     name: String,
-    oldest_unix_ms: u64,
-    limit: usize,
-    recorded: bool,
+    pub(super) oldest_unix_ms: u64,
+    pub(super) limit: usize,
+    pub(super) recorded: bool,
+    pub(super) order: Order,
+    /// Where the page before ended, in an order that was asked for.
+    pub(super) cursor: Option<Cursor>,
+}
+
+/// What a node sees now.
+pub(super) struct Seeing {
+    pub(super) view: ViewSnapshot,
+    pub(super) names: Names,
+    preparing: BTreeMap<GroupId, Vec<Member>>,
+}
+
+/// A group as a list looks at it.
+pub(super) struct Seen {
+    /// Without what it told of itself.
+    pub(super) line: JobLine,
+    /// The nodes that its jobs ran on.
+    nodes: BTreeSet<NodeId>,
+    /// The one job of what is no array.
+    pub(super) job: Option<JobRecord>,
 }
 
 pub(crate) async fn list(State(Shared { api, .. }): State<Shared>, Asked(query): Asked<JobQuery>) -> Answered<JobPage> {
@@ -78,15 +100,21 @@ pub(crate) async fn list(State(Shared { api, .. }): State<Shared>, Asked(query):
     };
     let wanted = wanted(query, node, parts)?;
     let handle = api.node.clone();
-    let preparing = describe::preparing(&view);
-    Ok(Json(blocking(move || page(&handle, &wanted, &preparing, &view, &names)).await?))
+    let seeing = Seeing { preparing: describe::preparing(&view), view, names };
+    let listed = move || match wanted.order.is_default() {
+        true => page(&handle, &wanted, &seeing).map_err(Refusal::from),
+        false => sorted::page(&handle, &wanted, &seeing),
+    };
+    Ok(Json(blocking(listed).await?))
 }
 
 fn wanted(query: JobQuery, node: Option<NodeId>, parts: Parts) -> Result<Wanted, Refusal> {
     let states = states(&query.state)?;
-    let before = match query.after.as_str() {
-        "" => None,
-        text => Some(text.parse::<GroupId>().map_err(|_| bad_cursor(text))?),
+    let order = Order::parse(&query.sort)?;
+    let (before, cursor) = match query.after.as_str() {
+        "" => (None, None),
+        text if order.is_default() => (Some(text.parse::<GroupId>().map_err(|_| bad_cursor(text))?), None),
+        text => (None, order.cursor(text)?),
     };
     let some = |text: String| if text.is_empty() { None } else { Some(text) };
     // An index of unfinished groups exists; use it when nothing else is wanted.
@@ -111,6 +139,8 @@ fn wanted(query: JobQuery, node: Option<NodeId>, parts: Parts) -> Result<Wanted,
         },
         limit: limit(query.limit)?,
         recorded: query.record != 0,
+        order,
+        cursor,
     })
 }
 
@@ -136,13 +166,7 @@ fn limit(asked: u32) -> Result<usize, Refusal> {
     }
 }
 
-fn page(
-    node: &NodeHandle,
-    wanted: &Wanted,
-    preparing: &BTreeMap<GroupId, Vec<Member>>,
-    view: &ViewSnapshot,
-    names: &Names,
-) -> Result<JobPage, NodeError> {
+fn page(node: &NodeHandle, wanted: &Wanted, seeing: &Seeing) -> Result<JobPage, NodeError> {
     let mut page = JobPage::default();
     let mut filter = wanted.filter.clone();
     let mut ran_withs = RanWiths::new(node);
@@ -156,15 +180,9 @@ fn page(
             }
             scanned += 1;
             filter.before = Some(group);
-            let known = preparing.get(&group).map_or(0, Vec::len) as u64;
-            let seen = look(node, group, &record, known, (view, names))?;
-            let Some((line, nodes)) = seen else { continue };
-            let on_node = |wanted| nodes.contains(&wanted) || (wanted == view.me && known > 0);
-            let fits = (wanted.states.is_empty() || matches(&line, &wanted.states))
-                && (wanted.name.is_empty() || line.name == wanted.name)
-                && !record.marks.deleted
-                && wanted.node.is_none_or(on_node);
-            if fits {
+            let Some(seen) = look(node, group, &record, seeing)? else { continue };
+            if fits(&seen, group, &record, wanted, seeing) {
+                let line = JobLine { told: describe::told(seen.job.as_ref()), ..seen.line };
                 let recorded = wanted.recorded.then(|| recorded(node, (group, &record), &line, &mut ran_withs));
                 page.jobs.push(JobLine { recorded: recorded.transpose()?, ..line });
             }
@@ -179,8 +197,17 @@ fn page(
     }
 }
 
+/// Whether it is wanted, beside what the store has filtered.
+pub(super) fn fits(seen: &Seen, group: GroupId, record: &GroupRecord, wanted: &Wanted, seeing: &Seeing) -> bool {
+    let is_here = |wanted| wanted == seeing.view.me && seeing.preparing.contains_key(&group);
+    (wanted.states.is_empty() || matches(&seen.line, &wanted.states))
+        && (wanted.name.is_empty() || seen.line.name == wanted.name)
+        && !record.marks.deleted
+        && wanted.node.is_none_or(|wanted| seen.nodes.contains(&wanted) || is_here(wanted))
+}
+
 /// What is recorded of a job that is no member of an array, or of an array as a whole.
-fn recorded(
+pub(super) fn recorded(
     node: &NodeHandle,
     (group, record): (GroupId, &GroupRecord),
     line: &JobLine,
@@ -190,18 +217,17 @@ fn recorded(
     Ok(describe::recorded(line, record, job.as_ref(), |content| ran_withs.get(content)))
 }
 
-/// A group's line, and the nodes that its jobs ran on.
-fn look(
+/// A group's line, the nodes that its jobs ran on, and its job.
+pub(super) fn look(
     node: &NodeHandle,
     group: GroupId,
     record: &GroupRecord,
-    preparing: u64,
-    (view, names): (&ViewSnapshot, &Names),
-) -> Result<Option<(JobLine, BTreeSet<NodeId>)>, NodeError> {
+    seeing: &Seeing,
+) -> Result<Option<Seen>, NodeError> {
     let id = JobId::only(group);
     let workers = |job: &JobRecord| job.attempts.keys().map(|key| key.worker).collect::<Vec<_>>();
     let is_array = record.submitted.as_ref().is_some_and(|submitted| !submitted.spec.array.is_empty());
-    let is_provisional = |job: &JobRecord| describe::is_provisional(job, view);
+    let is_provisional = |job: &JobRecord| describe::is_provisional(job, &seeing.view);
     let (job, nodes, provisional) = if is_array {
         // The first thousand tell where an array runs; more would make a list slow.
         let jobs = node.jobs_of(group, None, LIMIT_MAX as usize)?;
@@ -213,8 +239,9 @@ fn look(
         let provisional = job.as_ref().is_some_and(is_provisional);
         (job, nodes, provisional)
     };
-    let line = describe::job_line(id, record, job.as_ref(), preparing, names);
-    Ok(line.map(|line| (JobLine { provisional, ..line }, nodes)))
+    let preparing = seeing.preparing.get(&group).map_or(0, Vec::len) as u64;
+    let line = describe::bare_line(id, record, job.as_ref(), preparing, &seeing.names);
+    Ok(line.map(|line| Seen { line: JobLine { provisional, ..line }, nodes, job }))
 }
 
 /// An array is wanted when any of its jobs stands so.
@@ -240,26 +267,34 @@ pub(crate) async fn members(
     let id = job_id(&api.node, &id).await?;
     let (group, _) = job_records(&api.node, id).await?;
     let (view, names) = view(&api.node).await?;
-    let states = states(&query.state)?;
-    let limit = limit(query.limit)?;
-    let after = match query.after.as_str() {
-        "" => None,
-        text => Some(text.parse::<u32>().map_err(|_| bad_cursor(text))?),
+    let order = Order::parse(&query.sort)?;
+    let (after, cursor) = match query.after.as_str() {
+        "" => (None, None),
+        text if order.is_default() => (Some(text.parse::<u32>().map_err(|_| bad_cursor(text))?), None),
+        text => (None, order.cursor(text)?),
     };
+    let (states, limit, recorded) = (states(&query.state)?, limit(query.limit)?, query.record != 0);
     let preparing: BTreeSet<Member> =
         describe::preparing(&view).remove(&id.group).unwrap_or_default().into_iter().collect();
     let handle = api.node.clone();
-    let wanted = MemberWish { states, after, limit, recorded: query.record != 0 };
-    let page = move || member_page(&handle, id.group, &group, &preparing, &wanted, (&view, &names));
-    Ok(Json(blocking(page).await?))
+    let wish = MemberWish { states, after, limit, recorded, order, cursor };
+    let seeing = Seeing { preparing: BTreeMap::new(), view, names };
+    let listed = move || match wish.order.is_default() {
+        true => member_page(&handle, id.group, &group, &preparing, &wish, &seeing).map_err(Refusal::from),
+        false => sorted::members(&handle, id.group, &group, &preparing, &wish, &seeing),
+    };
+    Ok(Json(blocking(listed).await?))
 }
 
 /// A [`MemberQuery`] with everything looked up.
-struct MemberWish {
-    states: BTreeSet<StateWord>,
+pub(super) struct MemberWish {
+    pub(super) states: BTreeSet<StateWord>,
     after: Option<u32>,
-    limit: usize,
-    recorded: bool,
+    pub(super) limit: usize,
+    pub(super) recorded: bool,
+    pub(super) order: Order,
+    /// Where the page before ended, in an order that was asked for.
+    pub(super) cursor: Option<Cursor>,
 }
 
 fn member_page(
@@ -267,17 +302,49 @@ fn member_page(
     id: GroupId,
     group: &GroupRecord,
     preparing: &BTreeSet<Member>,
-    MemberWish { states, after, limit, recorded }: &MemberWish,
-    (view, names): (&ViewSnapshot, &Names),
+    wish: &MemberWish,
+    Seeing { view, names, .. }: &Seeing,
 ) -> Result<JobPage, NodeError> {
     let mut page = JobPage::default();
-    let Some(submitted) = &group.submitted else { return Ok(page) };
-    let mut records: BTreeMap<Member, JobRecord> = BTreeMap::new();
     let mut ran_withs = RanWiths::new(node);
+    let mut scanned = 0;
+    each_member(node, id, group, wish.after, |member, job| {
+        scanned += 1;
+        let known = u64::from(preparing.contains(&member));
+        let line = describe::job_line(JobId { group: id, member }, group, job.as_ref(), known, names);
+        let Some(mut line) = line else { return Ok(ControlFlow::Continue(())) };
+        line.provisional = job.as_ref().is_some_and(|job| describe::is_provisional(job, view));
+        if wish.recorded {
+            line.recorded = Some(describe::recorded(&line, group, job.as_ref(), |content| ran_withs.get(content)));
+        }
+        let is_deleted = job.is_some_and(|job| job.marks.deleted);
+        if !is_deleted && (wish.states.is_empty() || wish.states.contains(&line.state)) {
+            page.jobs.push(line);
+        }
+        if page.jobs.len() < wish.limit && scanned < MEMBERS_SCANNED_MAX {
+            return Ok::<_, NodeError>(ControlFlow::Continue(()));
+        }
+        if let Member::Index(index) = member {
+            page.next = index.to_string();
+        }
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(page)
+}
+
+/// Tells `each` the members of an array after `after`, with their records, until it has enough.
+pub(super) fn each_member<E: From<NodeError>>(
+    node: &NodeHandle,
+    id: GroupId,
+    group: &GroupRecord,
+    after: Option<u32>,
+    mut each: impl FnMut(Member, Option<JobRecord>) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    let Some(submitted) = &group.submitted else { return Ok(()) };
+    let mut records: BTreeMap<Member, JobRecord> = BTreeMap::new();
     let mut read_to = after.map(Member::Index);
     let mut all_read = false;
-    let members = submitted.spec.members().filter(|member| after.is_none_or(|after| *member > Member::Index(after)));
-    for (scanned, member) in members.enumerate() {
+    for member in submitted.spec.members().filter(|member| after.is_none_or(|after| *member > Member::Index(after))) {
         // Records come in the order of members; those without one are queued.
         while !all_read && read_to.is_none_or(|read_to| read_to < member) {
             let batch = node.jobs_of(id, read_to, BATCH)?;
@@ -285,26 +352,11 @@ fn member_page(
             read_to = batch.last().map(|(member, _)| *member).or(read_to);
             records.extend(batch);
         }
-        let job = records.remove(&member);
-        let known = u64::from(preparing.contains(&member));
-        let line = describe::job_line(JobId { group: id, member }, group, job.as_ref(), known, names);
-        let Some(mut line) = line else { continue };
-        line.provisional = job.as_ref().is_some_and(|job| describe::is_provisional(job, view));
-        if *recorded {
-            line.recorded = Some(describe::recorded(&line, group, job.as_ref(), |content| ran_withs.get(content)));
-        }
-        let is_deleted = job.is_some_and(|job| job.marks.deleted);
-        if !is_deleted && (states.is_empty() || states.contains(&line.state)) {
-            page.jobs.push(line);
-        }
-        if page.jobs.len() >= *limit || scanned + 1 >= MEMBERS_SCANNED_MAX {
-            if let Member::Index(index) = member {
-                page.next = index.to_string();
-            }
+        if each(member, records.remove(&member))?.is_break() {
             break;
         }
     }
-    Ok(page)
+    Ok(())
 }
 
 pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<JobWord> {
@@ -336,11 +388,11 @@ async fn word(node: &NodeHandle, id: JobId, group: &GroupRecord, job: Option<&Jo
     word.line.provisional = match job {
         Some(job) => describe::is_provisional(job, &view),
         None if word.line.array.is_some() => {
-            let (handle, record, preparing) = (node.clone(), group.clone(), preparing as u64);
-            let names = names.clone();
-            let view = view.clone();
-            let seen = blocking(move || look(&handle, id.group, &record, preparing, (&view, &names))).await?;
-            seen.is_some_and(|(line, _)| line.provisional)
+            let (handle, record) = (node.clone(), group.clone());
+            let seeing =
+                Seeing { view: view.clone(), names: names.clone(), preparing: BTreeMap::from([(id.group, known)]) };
+            let seen = blocking(move || look(&handle, id.group, &record, &seeing)).await?;
+            seen.is_some_and(|seen| seen.line.provisional)
         }
         None => false,
     };

@@ -13,6 +13,7 @@ pub(crate) mod projects;
 pub(crate) mod record;
 pub(crate) mod runs;
 pub(crate) mod secrets;
+mod sorted;
 pub(crate) mod submit;
 pub(crate) mod track;
 

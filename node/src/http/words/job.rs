@@ -139,9 +139,13 @@ pub struct JobQuery {
     pub parent: String,
     /// `1`: each with what is recorded of it.
     pub record: u8,
+    /// In this order: columns with commas, `-` before one for the largest first. Columns are `submitted`, `started`,
+    /// `ended`, `duration`, `state`, `user`, `project`, `name`, `node`, `tags`, `id`, `command`, `metric:NAME` (its last
+    /// value), `param:NAME`, `tag:NAME`. What a job has not, and NaN, comes last; of equal jobs the newest first.
+    pub sort: String,
     /// At most so many, 1 to 1000; 0: 100.
     pub limit: u32,
-    /// The `next` of the page before.
+    /// The `next` of the page before, with the same `sort`.
     pub after: String,
 }
 
@@ -153,6 +157,8 @@ pub struct MemberQuery {
     pub state: String,
     /// `1`: each with what is recorded of it.
     pub record: u8,
+    /// In this order, as in `GET /jobs`; of equal jobs by index.
+    pub sort: String,
     /// At most so many, 1 to 1000; 0: 100.
     pub limit: u32,
     /// The `next` of the page before.
