@@ -11,9 +11,11 @@ use crate::job::BundleRef;
 
 /// Largest summary in the log, in bytes of its parts; what does not fit is counted in [`Summary::left_out`].
 pub const SUMMARY_MAX: usize = 64 << 10;
+/// Of these, metrics may take so many before parameters and artifacts have their turn, which have no other place.
+const METRICS_FIRST: usize = SUMMARY_MAX / 2;
 /// Longest name of a parameter or metric, in bytes.
 pub const NAME_MAX: usize = 256;
-/// How names of metrics begin that the node takes of an attempt: what it uses of the machine.
+/// How names of metrics begin that the node takes of an attempt: what it uses of the machine. A job cannot tell these.
 pub const SYSTEM_PREFIX: &str = "system/";
 /// Longest text value of a metric in a summary, in bytes.
 pub const TEXT_MAX: usize = 1_024;
@@ -91,7 +93,11 @@ pub struct Summary {
     pub error: Option<ErrorNote>,
     /// What the job says of its interpreter and packages, as JSON text; empty: nothing.
     pub record: String,
-    /// Parameters, metrics and artifacts that did not fit.
+    /// Metrics that did not fit: their points are among the others.
+    pub more_metrics: u32,
+    /// Points that the job told under [`SYSTEM_PREFIX`], which is the node's own: not kept.
+    pub reserved: u32,
+    /// Parameters and artifacts that did not fit, lines that could not be read, points of more series than are kept.
     pub left_out: u32,
 }
 
@@ -161,6 +167,20 @@ impl MetricSummary {
     }
 }
 
+impl MetricSummary {
+    /// About its bytes in a record.
+    fn size(&self, name: &str) -> usize {
+        let text = |value: &Scalar| if let Scalar::Text(text) = value { text.len() } else { 10 };
+        name.len() + text(&self.first) + text(&self.last) + 40
+    }
+}
+
+impl ErrorNote {
+    fn size(&self) -> usize {
+        self.kind.len() + self.message.len() + self.traceback.iter().map(|line| line.len() + 2).sum::<usize>()
+    }
+}
+
 fn summand(value: &Scalar) -> f64 {
     if let Scalar::Number(number) = value { number.get() } else { 0.0 }
 }
@@ -174,55 +194,82 @@ fn number(value: &Scalar) -> Option<Float> {
 }
 
 impl Summary {
-    /// The same within [`SUMMARY_MAX`]: what comes last by name is left out and counted.
+    /// The same within [`SUMMARY_MAX`]: what the node has read comes first, then metrics up to half of it, then all
+    /// that has no other place, then further metrics. What does not fit is counted.
     #[must_use]
     pub fn bounded(&self) -> Self {
-        let mut left = SUMMARY_MAX;
-        let mut fits = |size: usize| {
-            let fits = size <= left;
-            left -= if fits { size } else { 0 };
-            fits
+        let mut left = Room(SUMMARY_MAX);
+        let counts = Self {
+            more_metrics: self.more_metrics,
+            reserved: self.reserved,
+            left_out: self.left_out,
+            ..Self::default()
         };
-        let mut bounded = Self { left_out: self.left_out, ..Self::default() };
-        if fits(self.input_params.len()) {
+        let mut bounded = counts;
+        if left.take(self.input_params.len()) {
             bounded.input_params.clone_from(&self.input_params);
         }
-        if let Some(error) = &self.error
-            && fits(
-                error.kind.len()
-                    + error.message.len()
-                    + error.traceback.iter().map(|line| line.len() + 2).sum::<usize>(),
-            )
-        {
-            bounded.error = Some(error.clone());
-        }
-        for (name, metric) in &self.metrics {
-            let text = |value: &Scalar| if let Scalar::Text(text) = value { text.len() } else { 10 };
-            if fits(name.len() + text(&metric.first) + text(&metric.last) + 40) {
+        bounded.error = self.error.clone().filter(|error| left.take(error.size()));
+        // What the node has read, then what a job tells of itself as a whole: names of parts have more of these in them.
+        let parts = |name: &str| name.matches(['/', '.']).count();
+        let mut metrics: Vec<(&String, &MetricSummary)> = self.metrics.iter().collect();
+        metrics.sort_by_key(|(name, _)| (!name.starts_with(SYSTEM_PREFIX), parts(name)));
+        let mut first = Room(METRICS_FIRST.min(left.0));
+        let mut waiting = Vec::new();
+        for (name, metric) in metrics {
+            if first.take(metric.size(name)) && left.take(metric.size(name)) {
                 bounded.metrics.insert(name.clone(), metric.clone());
             } else {
-                bounded.left_out += 1;
+                waiting.push((name, metric));
             }
         }
-        for (name, value) in &self.params {
-            if fits(name.len() + value.len() + 4) {
-                bounded.params.insert(name.clone(), value.clone());
-            } else {
-                bounded.left_out += 1;
-            }
-        }
-        for (key, note) in &self.artifacts {
-            if fits(key.len() + note.key.len() + note.file.len() + note.mime.len() + 8) {
-                bounded.artifacts.insert(key.clone(), note.clone());
-            } else {
-                bounded.left_out += 1;
-            }
-        }
-        if fits(self.record.len()) {
+        bounded.left_out +=
+            copy_fitting(&self.params, &mut bounded.params, &mut left, |name, value| name.len() + value.len() + 4);
+        bounded.left_out += copy_fitting(&self.artifacts, &mut bounded.artifacts, &mut left, |key, note| {
+            key.len() + note.key.len() + note.file.len() + note.mime.len() + 8
+        });
+        if left.take(self.record.len()) {
             bounded.record.clone_from(&self.record);
+        }
+        for (name, metric) in waiting {
+            if left.take(metric.size(name)) {
+                bounded.metrics.insert(name.clone(), metric.clone());
+            } else {
+                bounded.more_metrics += 1;
+            }
         }
         bounded
     }
+}
+
+/// Bytes that are left.
+struct Room(usize);
+
+impl Room {
+    /// Takes `size` bytes, if they are there.
+    fn take(&mut self, size: usize) -> bool {
+        let fits = size <= self.0;
+        self.0 -= if fits { size } else { 0 };
+        fits
+    }
+}
+
+/// Copies what fits, in the order of names; returns how many did not.
+fn copy_fitting<T: Clone>(
+    all: &BTreeMap<String, T>,
+    to: &mut BTreeMap<String, T>,
+    left: &mut Room,
+    size: impl Fn(&str, &T) -> usize,
+) -> u32 {
+    let mut left_out = 0;
+    for (name, value) in all {
+        if left.take(size(name, value)) {
+            to.insert(name.clone(), value.clone());
+        } else {
+            left_out += 1;
+        }
+    }
+    left_out
 }
 
 #[cfg(test)]
@@ -258,7 +305,26 @@ mod tests {
         summary.metrics.insert("loss".to_owned(), MetricSummary::of(number(1.0), 0, 0));
         let bounded = summary.bounded();
         assert_eq!(bounded.params.len() + bounded.left_out as usize, 200);
-        assert!(bounded.params.len() > 60 && bounded.metrics.len() == 1, "metrics come before parameters");
+        assert!(bounded.params.len() > 60 && bounded.metrics.len() == 1, "some metrics come before parameters");
         assert_eq!(bounded.bounded(), bounded, "what fits is not cut again");
+    }
+
+    #[test]
+    fn many_metrics_take_no_room_from_what_has_no_other_place() {
+        let mut summary = Summary::default();
+        for index in 0..5_000 {
+            summary.metrics.insert(format!("layer/{index:04}"), MetricSummary::of(number(1.0), 0, 0));
+        }
+        for name in ["system/cpu", "loss"] {
+            summary.metrics.insert(name.to_owned(), MetricSummary::of(number(1.0), 0, 0));
+        }
+        summary.params = (0..20).map(|index| (format!("p{index}"), "x".repeat(1_000))).collect();
+        summary.record = "r".repeat(8_000);
+        let bounded = summary.bounded();
+        assert_eq!((bounded.params.len(), bounded.record.len(), bounded.left_out), (20, 8_000, 0));
+        assert!(bounded.metrics.contains_key("system/cpu") && bounded.metrics.contains_key("loss"), "these come first");
+        assert_eq!(bounded.metrics.len() + bounded.more_metrics as usize, 5_002);
+        assert!(bounded.metrics.len() > 450, "half of the room, and what others left: {}", bounded.metrics.len());
+        assert!(crate::codec::encode_body(&(&bounded,)).len() <= SUMMARY_MAX);
     }
 }

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _UNSET: object = object()
 _STEP_MAX = 1 << 63
+# The node's own series; it takes no point of these from a job.
+_RESERVED = "system/"
 
 # Tags that this process has put on its job.
 _tags: dict[str, str] = {}
@@ -29,7 +31,8 @@ def log_metric(key: str, value: Metric, step: Optional[int] = None) -> None:
     :param value: a number, a string or a bool, a scalar of numpy or torch, or a flat list of these, each of which
         becomes a point. NaN and infinity are kept.
     :param step: where the point lies on the series; None: the series counts by itself.
-    :raises ValueError: the key is not a string, or the value does not fit one line of 64 KiB.
+    :raises ValueError: the key is not a string or begins with ``system/``, which is the node's own, or the value does
+        not fit one line of 64 KiB.
     :raises TypeError: any other value; nothing is written then. Arguments are checked outside of a job, too.
     :raises TrackError: the point could not be written down.
 
@@ -40,6 +43,11 @@ def log_metric(key: str, value: Metric, step: Optional[int] = None) -> None:
     """
     if type(key) is not str and not isinstance(key, str) or not key:
         raise ValueError("Invalid metric name `{}`".format(key))
+    if key.startswith(_RESERVED):
+        raise ValueError(
+            "Invalid metric name `{}`: names that begin with {} are reserved for what the node reads of the "
+            "job; use another name".format(key, _RESERVED)
+        )
     place = "null" if step is None else _step_text(key, step)
     text = single_text(value)
     if text is None:

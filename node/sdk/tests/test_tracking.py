@@ -131,6 +131,14 @@ class Metrics(support.Case):
                 foundations.log_metric(key, 1)
         self.assertEqual(self.job.lines, [])
 
+    def test_a_name_of_the_node_is_a_value_error_that_names_the_prefix(self):
+        for key in ("system/x", "system/cpu", "system/"):
+            with self.assertRaisesRegex(ValueError, "begin with system/ are reserved"):
+                foundations.log_metric(key, 1)
+        foundations.log_metric("system", 1)
+        foundations.log_metric("systems/cpu", 1)
+        self.assertEqual([line[1] for line in self.points()], ["system", "systems/cpu"])
+
     def test_any_other_value_is_a_type_error_and_nothing_is_written(self):
         for value in (None, {}, (1, 2), [[1]], [1, None], object(), b"x", 1j, Decimal(1), Vector(), Scalar(1j), {1}):
             with self.assertRaisesRegex(TypeError, '^Invalid metric with key="m" of value='):

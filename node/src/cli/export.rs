@@ -19,7 +19,7 @@ use super::sheet::{Column, Kind, Sheet};
 use super::time::counted;
 use crate::http::words::error::ErrorCode;
 use crate::http::words::job::{JobLine, JobPage};
-use crate::http::words::track::SeriesWord;
+use crate::http::words::track::{SeriesNames, SeriesWord};
 
 /// Jobs asked for at a time: with all that is recorded of them a page stays below a megabyte or so.
 const PAGE: u32 = 200;
@@ -202,6 +202,7 @@ async fn series(client: &mut Client, args: &ExportArgs, out: Box<dyn Write + Sen
         ("step", Kind::Whole),
         ("time", Kind::Number),
         ("value", Kind::Number),
+        ("text", Kind::Text),
     ];
     let columns = kinds.map(|(name, kind)| Column { name: name.to_owned(), kind });
     let mut sheet = Sheet::new(args.format, columns.into(), out)?;
@@ -213,8 +214,16 @@ async fn series(client: &mut Client, args: &ExportArgs, out: Box<dyn Write + Sen
             break;
         }
         for job in page {
-            for key in job.told.metrics.keys().chain(job.told.system.keys()) {
-                match one_series(client, &job.id, key, &mut sheet).await {
+            let keys = match series_names(client, &job).await {
+                Ok(keys) => keys,
+                Err(error) if error.is_refusal(ErrorCode::Unreachable) => {
+                    missed += job.told.metrics.len() as u64 + u64::from(job.told.more_metrics);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for key in keys {
+                match one_series(client, &job.id, &key, &mut sheet).await {
                     Ok(count) => rows += count,
                     Err(error) if error.is_refusal(ErrorCode::Unreachable) => missed += 1,
                     Err(error) => return Err(error),
@@ -226,6 +235,32 @@ async fn series(client: &mut Client, args: &ExportArgs, out: Box<dyn Write + Sen
     Ok((rows, missed))
 }
 
+/// Names of a job's series: from its record, if that has all.
+async fn series_names(client: &mut Client, job: &JobLine) -> Result<Vec<String>, CliError> {
+    if job.told.more_metrics == 0 {
+        return Ok(job.told.metrics.keys().chain(job.told.system.keys()).cloned().collect());
+    }
+    let (mut names, mut after) = (Vec::new(), String::new());
+    loop {
+        let page: SeriesNames =
+            client.get(&format!("/jobs/{}/series{}", segment(&job.id), query(&[("after", after)]))).await?;
+        names.extend(page.series.into_iter().map(|series| series.key));
+        if page.next.is_empty() {
+            return Ok(names);
+        }
+        after = page.next;
+    }
+}
+
+/// The columns `value` and `text` of a point: true and false are numbers, too.
+fn value_and_text(value: Value) -> (Value, Value) {
+    match value {
+        Value::Bool(told) => (u8::from(told).into(), told.to_string().into()),
+        Value::String(_) => (Value::Null, value),
+        number => (number, Value::Null),
+    }
+}
+
 async fn one_series(client: &mut Client, job: &str, key: &str, sheet: &mut Sheet) -> Result<u64, CliError> {
     let mut after = 0;
     loop {
@@ -234,7 +269,8 @@ async fn one_series(client: &mut Client, job: &str, key: &str, sheet: &mut Sheet
         let page: SeriesWord = client.get(&path).await?;
         let count = page.points.len() as u64;
         for (step, time, value) in page.points {
-            sheet.push(vec![job.into(), key.into(), step.into(), time.into(), value])?;
+            let (value, text) = value_and_text(value);
+            sheet.push(vec![job.into(), key.into(), step.into(), time.into(), value, text])?;
         }
         after += count;
         if count == 0 || after >= page.count {

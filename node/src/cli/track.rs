@@ -6,6 +6,7 @@ use comfy_table::Cell;
 use proto::track::SYSTEM_PREFIX;
 use serde_json::Value;
 
+use super::time::counted;
 use crate::http::words::job::{JobLine, JobWord};
 use crate::http::words::track::{ErrorWord, MetricWord};
 
@@ -58,14 +59,23 @@ pub(super) fn error(error: &ErrorWord) -> String {
     format!("{}: {}", error.kind, error.exception)
 }
 
-/// That a job told more than its record holds.
+/// That a job told more than its record holds, and where the rest is.
 pub(super) fn left_out(job: &JobWord) -> String {
-    match job.line.told.left_out {
-        0 => String::new(),
-        count => {
-            format!("{count} parameters, metrics, tags or lines: beyond the 64 KiB of a record, or not to be read")
-        }
+    let told = &job.line.told;
+    let mut lines = Vec::new();
+    if told.more_metrics > 0 {
+        let count = counted(told.more_metrics, "more metric");
+        lines.push(format!("{count}: beyond the 64 KiB of a record; fnode export --series has the points of all"));
     }
+    if told.reserved > 0 {
+        let count = counted(told.reserved, "point");
+        lines.push(format!("{count} named {SYSTEM_PREFIX}…: reserved for what the node reads; use another name"));
+    }
+    if told.left_out > 0 {
+        let count = told.left_out;
+        lines.push(format!("{count} parameters, artifacts or lines: beyond what is kept, or not to be read"));
+    }
+    lines.join("\n")
 }
 
 /// What one job used of its machine, a line each.

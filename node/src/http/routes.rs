@@ -30,7 +30,9 @@ use super::words::node::{DrainRequest, LabelRequest, NodeInfo, NodeWord, Nodes, 
 use super::words::part::PartRequest;
 use super::words::project::{ProjectNoteRequest, ProjectNotes, ProjectRequest, ProjectWord, Projects};
 use super::words::submit::{SubmitAnswer, SubmitRequest};
-use super::words::track::{Artifacts, FollowQuery, RunAnswer, RunRequest, SeriesQuery, SeriesWord};
+use super::words::track::{
+    Artifacts, FollowQuery, RunAnswer, RunRequest, SeriesNames, SeriesNamesQuery, SeriesQuery, SeriesWord,
+};
 use super::words::{
     CollectRequest, Collected, Done, EventQuery, EventWord, Findings, Invitation, InviteRequest, SecretNames,
     ShutdownRequest,
@@ -198,6 +200,7 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::GET, "/jobs/{id}/bundle", "Files that a job begins with", blobs::bundle_files).gives::<Outputs>(),
         Route::new(M::GET, "/jobs/{id}/diff", "Uncommitted changes of the checkout that a job was submitted from", record::diff),
         log,
+        Route::new(M::GET, "/jobs/{id}/series", "Names of a job's metrics", track::names).asks::<SeriesNamesQuery>().gives::<SeriesNames>(),
         Route::new(M::GET, "/jobs/{id}/series/{key}", "Points of a metric, also while the job runs", track::series).asks::<SeriesQuery>().gives::<SeriesWord>(),
         points,
         Route::new(M::GET, "/jobs/{id}/artifacts", "Files that a job gave names", track::artifacts).gives::<Artifacts>(),

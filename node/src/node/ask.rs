@@ -18,7 +18,7 @@ use super::hits::HitRow;
 use super::tail::{read_word, write_word};
 use super::told;
 use crate::net::BulkProtocol;
-use crate::track::{Cut, Page};
+use crate::track::{Cut, Names, Page};
 
 /// A node that does not answer by then is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -30,6 +30,8 @@ pub(super) enum Question {
     Secrets(Vec<String>),
     /// Points of a metric of an attempt that runs there.
     Series { attempt: AttemptId, metric: String, cut: Cut },
+    /// Names of the series of an attempt that runs there, after this one.
+    SeriesNames { attempt: AttemptId, after: String },
     /// Whether all that a job left is there.
     Held(HeldRequest),
     /// The lease of a key that is kept there, for a process of the asker.
@@ -54,6 +56,8 @@ pub(super) enum Answer {
     Secrets(BTreeMap<String, String>),
     /// `None`: it does not run there, or told nothing of it.
     Series(Option<Page>),
+    /// Some of them.
+    SeriesNames(Names),
     /// Whether it is.
     Held(bool),
     /// What the process shall do.
@@ -90,6 +94,11 @@ where
                 let shared = shared.clone();
                 let read = move || shared.tracks.page(attempt, &metric, told::bounded(cut));
                 Answer::Series(tokio::task::spawn_blocking(read).await.unwrap_or_default())
+            }
+            Question::SeriesNames { attempt, after } => {
+                let shared = shared.clone();
+                let read = move || shared.tracks.names(attempt, &after);
+                Answer::SeriesNames(tokio::task::spawn_blocking(read).await.unwrap_or_default())
             }
             Question::Held(request) => Answer::Held(copies::answer(&shared, request).await),
             Question::Lease { key, number, patience_ms, wait_ms } => {
@@ -145,8 +154,11 @@ mod tests {
         let attempt = crate::samples::attempt();
         let points =
             Question::Series { attempt, metric: "loss".to_owned(), cut: Cut { after: 3, points: 500, every: true } };
+        let text = proto::track::Scalar::Text("warm".to_owned());
         let point = crate::track::Point { step: 3, at_unix_ms: 1_700_000_000_500, value: 0.25 };
-        let page = Answer::Series(Some(Page { points: vec![point], count: 4 }));
+        let page = Answer::Series(Some(Page { points: vec![point], told: BTreeMap::from([(0, text)]), count: 4 }));
+        let asked = Question::SeriesNames { attempt, after: "loss".to_owned() };
+        let names = Answer::SeriesNames(Names { series: vec![("phase".to_owned(), 7)], has_more: true });
         let held = Question::Held(HeldRequest::sample());
         let key = ValueKey([0xab; 32]);
         let lease = Question::Lease { key, number: 7, patience_ms: Some(70_000), wait_ms: 1_000 };
@@ -154,7 +166,7 @@ mod tests {
         let release = Question::Release { key, number: 7, stored: true };
         let samples = [("Secrets", &question), ("Series", &points), ("Held", &held), ("Removed", &Question::Removed)];
         let having = Question::Having(vec![crate::samples::content(0xcc)]);
-        let more = [("Having", &having), ("CacheHits", &Question::CacheHits)];
+        let more = [("Having", &having), ("CacheHits", &Question::CacheHits), ("SeriesNames", &asked)];
         let samples =
             [samples.as_slice(), &[("Lease", &lease), ("Renew", &renew), ("Release", &release)], &more].concat();
         let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
@@ -165,7 +177,7 @@ mod tests {
         let having = Answer::Having(vec![true, false]);
         let row = HitRow { project: "vision".to_owned(), user: "ada".to_owned(), hits: 2, saved_ms: 180_000 };
         let hits = Answer::CacheHits(vec![row]);
-        let more = [("Having", &having), ("CacheHits", &hits)];
+        let more = [("Having", &having), ("CacheHits", &hits), ("SeriesNames", &names)];
         let samples = [samples.as_slice(), &[("Lease", &lease), ("Noted", &Answer::Noted)], &more].concat();
         let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
         check("node.Answer", &samples);

@@ -21,7 +21,7 @@ use super::home::Home;
 use super::prepare::attempt_dir;
 use super::usage::{self, Meter};
 use crate::exec::process::ProcessTable;
-use crate::track::{Cut, Page, Reader, Sealed, SeriesError, TagChange};
+use crate::track::{Cut, Names, Page, Reader, Sealed, SeriesError, TagChange};
 
 /// Track files are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -128,6 +128,14 @@ impl Tracks {
         let _ = live.reader.read();
         let page: Result<Option<Page>, SeriesError> = live.reader.page(key, cut);
         page.ok().flatten()
+    }
+
+    /// Names of series of an attempt that runs here, after `after`. Blocks.
+    pub(super) fn names(&self, attempt: AttemptId, after: &str) -> Names {
+        let Some(live) = lock(&self.0).get(&attempt).cloned() else { return Names::default() };
+        let mut live = lock(&live);
+        let _ = live.reader.read();
+        live.reader.names_after(after)
     }
 
     fn all(&self) -> Vec<(AttemptId, Arc<Mutex<Live>>)> {

@@ -8,8 +8,6 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proto::track::SYSTEM_PREFIX;
-
 use crate::exec::inventory::gpu::GpuUsage;
 use crate::exec::process::{ProcessRow, ProcessTable, TICKS_PER_SECOND};
 use crate::exec::protocol::ProcessId;
@@ -87,7 +85,7 @@ impl Meter {
 /// Adds readings to a track file, in one write as its other writers do.
 pub(super) fn note(track: &Path, values: &[(&'static str, f64)], unix_ms: u64) -> io::Result<()> {
     let seconds = unix_ms as f64 / 1_000.0;
-    let line = |(name, value): &(&str, f64)| format!("[\"m\",\"{SYSTEM_PREFIX}{name}\",{value},null,{seconds}]\n");
+    let line = |(name, value): &(&str, f64)| format!("[\"u\",\"{name}\",{value},{seconds}]\n");
     let lines: String = values.iter().map(line).collect();
     OpenOptions::new().append(true).create(true).open(track)?.write_all(lines.as_bytes())
 }

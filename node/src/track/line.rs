@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use proto::track::{ErrorNote, NAME_MAX, Scalar, TEXT_MAX};
+use proto::track::{ErrorNote, NAME_MAX, SYSTEM_PREFIX, Scalar, TEXT_MAX};
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -22,6 +22,15 @@ pub enum Line {
         value: Scalar,
         /// `None`: the series counts by itself.
         step: Option<i64>,
+        /// Milliseconds since 1970.
+        at_unix_ms: u64,
+    },
+    /// `["u", name, value, unix_s]`: what the node has read of the attempt, [`SYSTEM_PREFIX`] added to its name.
+    Reading {
+        /// The name of its series.
+        key: String,
+        /// What was read.
+        value: f64,
         /// Milliseconds since 1970.
         at_unix_ms: u64,
     },
@@ -76,9 +85,12 @@ impl<'de> Visitor<'de> for ToldVisitor {
                 let key = name(&mut seq)?;
                 let value: MetricValue = need(&mut seq)?;
                 let step: Option<i64> = need(&mut seq)?;
-                let at_s: f64 = need(&mut seq)?;
-                // A clock before 1970 is none.
-                Some(Line::Metric { key, value: value.0, step, at_unix_ms: (at_s.max(0.0) * 1_000.0) as u64 })
+                Some(Line::Metric { key, value: value.0, step, at_unix_ms: time(&mut seq)? })
+            }
+            "u" => {
+                let key = format!("{SYSTEM_PREFIX}{}", name(&mut seq)?);
+                let value = need(&mut seq)?;
+                Some(Line::Reading { key, value, at_unix_ms: time(&mut seq)? })
             }
             "p" => Some(Line::Param(name(&mut seq)?, need::<Value, _>(&mut seq)?.to_string())),
             "P" => Some(Line::InputParams(need::<Value, _>(&mut seq)?.to_string())),
@@ -115,6 +127,11 @@ struct ErrorWord {
 
 fn need<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A) -> Result<T, A::Error> {
     seq.next_element()?.ok_or_else(|| de::Error::custom("the word is cut off"))
+}
+
+/// Seconds since 1970, in milliseconds; a clock before that is none.
+fn time<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<u64, A::Error> {
+    Ok((need::<f64, _>(seq)?.max(0.0) * 1_000.0) as u64)
 }
 
 fn name<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<String, A::Error> {
@@ -189,6 +206,7 @@ mod tests {
             (r#"["m","loss",{"f":"-inf"},null,1.5,"more"]"#, metric(Scalar::Number(f64::NEG_INFINITY.into()), None)),
             (r#"["m","loss",true,null,1.5]"#, metric(Scalar::Bool(true), None)),
             (r#"["m","loss","warm\u00e9",null,1.5]"#, metric(Scalar::Text(text("warmé")), None)),
+            (r#"["u","cpu",0.5,1.5]"#, Line::Reading { key: text("system/cpu"), value: 0.5, at_unix_ms: 1_500 }),
             (r#"["p","lr",[1,{"a":null}]]"#, Line::Param(text("lr"), text("[1,{\"a\":null}]"))),
             (r#"["P",{"lr":0.1}]"#, Line::InputParams(text("{\"lr\":0.1}"))),
             (r#"["t","best","yes"]"#, Line::Tag(text("best"), text("yes"))),

@@ -14,4 +14,4 @@ mod series;
 
 pub use line::{Line, parse};
 pub use reader::{Reader, Sealed, TagChange, last_exit};
-pub use series::{Cut, Page, Point, Series, SeriesError};
+pub use series::{Cut, Names, Page, Point, Series, SeriesError};

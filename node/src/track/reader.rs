@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proto::track::{ArtifactNote, MetricSummary, SYSTEM_PREFIX, Scalar, Summary};
 
 use super::line::{LINE_MAX, Line, parse};
-use super::series::{Cut, Page, Point, Series, SeriesError};
+use super::series::{Cut, Names, Page, Series, SeriesError};
 
 /// Bytes read at a time.
 const BLOCK: usize = 256 << 10;
@@ -149,10 +149,16 @@ impl Reader {
         }
         let word = parse(line);
         // What the node itself has read is told in the end: it is seen in the points until then.
-        let is_ours = matches!(&word, Some(Line::Metric { key, .. }) if key.starts_with(SYSTEM_PREFIX));
-        self.has_news |= !is_ours;
+        self.has_news |= !matches!(&word, Some(Line::Reading { .. }));
         let summary = &mut self.summary;
         match word {
+            // A job that could tell these could pass for the node.
+            Some(Line::Metric { key, .. }) if key.starts_with(SYSTEM_PREFIX) => {
+                summary.reserved = summary.reserved.saturating_add(1);
+            }
+            Some(Line::Reading { key, value, at_unix_ms }) => {
+                return self.on_metric(key, Scalar::Number(value.into()), None, at_unix_ms);
+            }
             Some(Line::Metric { key, value, step, at_unix_ms }) => return self.on_metric(key, value, step, at_unix_ms),
             Some(Line::Param(key, value)) => drop(summary.params.insert(key, value)),
             Some(Line::InputParams(value)) => summary.input_params = value,
@@ -172,16 +178,11 @@ impl Reader {
     fn on_metric(&mut self, key: String, value: Scalar, step: Option<i64>, at_unix_ms: u64) -> io::Result<()> {
         let known = self.summary.metrics.get_mut(&key);
         let step = step.unwrap_or_else(|| known.as_ref().map_or(0, |known| known.step.saturating_add(1)));
-        let number = match &value {
-            Scalar::Number(number) => number.get(),
-            Scalar::Bool(told) => f64::from(u8::from(*told)),
-            Scalar::Text(_) => f64::NAN,
-        };
         let series = match &mut self.series {
             Some(series) => series,
             None => self.series.insert(Series::create(&self.series_path)?),
         };
-        if !series.push(&key, Point { step, at_unix_ms, value: number })? {
+        if !series.push(&key, step, at_unix_ms, &value)? {
             self.summary.left_out = self.summary.left_out.saturating_add(1);
             return Ok(());
         }
@@ -230,6 +231,12 @@ impl Reader {
     /// [`SeriesError`].
     pub fn page(&self, name: &str, cut: Cut) -> Result<Option<Page>, SeriesError> {
         self.series.as_ref().map_or(Ok(None), |series| series.cut(name, cut))
+    }
+
+    /// Names of series after `after`; see [`Series::names_after`].
+    #[must_use]
+    pub fn names_after(&self, after: &str) -> Names {
+        self.series.as_ref().map(|series| series.names_after(after)).unwrap_or_default()
     }
 
     /// Reads the rest and seals the points. The track file is not looked at any more.
@@ -281,6 +288,18 @@ mod tests {
         assert_eq!((sealed.summary.metrics["loss"].step, sealed.summary.params["lr"].as_str()), (1, "0.1"));
         let series = Series::open(File::open(sealed.series.unwrap()).unwrap()).unwrap();
         assert_eq!(series.page("loss", 0, 10).unwrap().unwrap().points[1].value, 1.0);
+    }
+
+    #[test]
+    fn names_of_the_node_are_not_taken_from_a_job() {
+        let dir = tempfile::tempdir().unwrap();
+        let track = dir.path().join("track");
+        let lines = "[\"m\",\"system/cpu\",99,null,1]\n[\"m\",\"system/x\",1,null,1]\n[\"u\",\"cpu\",0.5,1]\n";
+        std::fs::write(&track, lines).unwrap();
+        let sealed = Reader::new(&track, &dir.path().join("series")).seal().unwrap();
+        let summary = sealed.summary;
+        assert_eq!((summary.reserved, summary.left_out, summary.metrics.len()), (2, 0, 1));
+        assert_eq!(summary.metrics["system/cpu"].last, Scalar::Number(0.5.into()));
     }
 
     #[test]

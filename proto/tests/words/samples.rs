@@ -179,6 +179,8 @@ pub(crate) fn tracked() -> Tracked {
         artifacts: BTreeMap::from([(text("weights"), weights)]),
         error: Some(error),
         record: text("{}"),
+        more_metrics: 3,
+        reserved: 2,
         left_out: 1,
     };
     Tracked { revision: 3, summary, files: Some(bundle()) }

@@ -11,7 +11,9 @@ use super::{Answered, blobs, job_id, job_records};
 use crate::http::refusal::{Asked, Refusal};
 use crate::http::routes::Shared;
 use crate::http::words::error::ErrorWord;
-use crate::http::words::track::{ArtifactWord, Artifacts, SeriesQuery, SeriesWord, number};
+use crate::http::words::track::{
+    ArtifactWord, Artifacts, SeriesName, SeriesNames, SeriesNamesQuery, SeriesQuery, SeriesWord, number, scalar,
+};
 use crate::node::{NodeHandle, told};
 use crate::track::{Cut, Page, Point};
 
@@ -46,8 +48,24 @@ pub(crate) async fn series(
 
 /// Points as they are told.
 pub(super) fn series_word(key: String, page: &Page) -> SeriesWord {
-    let point = |point: &Point| (point.step, point.at_unix_ms as f64 / 1_000.0, number(point.value));
-    SeriesWord { key, count: page.count, points: page.points.iter().map(point).collect() }
+    let point = |(at, point): (u32, &Point)| {
+        let value = page.told.get(&at).map_or_else(|| number(point.value), scalar);
+        (point.step, point.at_unix_ms as f64 / 1_000.0, value)
+    };
+    SeriesWord { key, count: page.count, points: (0..).zip(&page.points).map(point).collect() }
+}
+
+pub(crate) async fn names(
+    State(Shared { api, .. }): State<Shared>,
+    Path(id): Path<String>,
+    Asked(query): Asked<SeriesNamesQuery>,
+) -> Answered<SeriesNames> {
+    let id = job_id(&api.node, &id).await?;
+    job_records(&api.node, id).await?;
+    let names = api.node.series_names(id, &query.after).await?;
+    let next = names.series.last().filter(|_| names.has_more).map(|(key, _)| key.clone()).unwrap_or_default();
+    let series = names.series.into_iter().map(|(key, count)| SeriesName { key, count }).collect();
+    Ok(Json(SeriesNames { series, next }))
 }
 
 /// `image`, `audio`, `text`, `video` or `unknown`: what a file is said to be, else by its name.

@@ -29,7 +29,13 @@ pub struct TrackedWord {
     /// What it says of its interpreter, packages and code; an object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Value>,
-    /// Parameters, metrics and artifacts that did not fit, and lines that could not be read.
+    /// Metrics that are not here, because the record has no room: `GET /jobs/{id}/series` names all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_metrics: u32,
+    /// Points that it told under `system/`, which is the node's own: not kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserved: u32,
+    /// Parameters and artifacts that did not fit, lines that could not be read, points of more than 10,000 metrics.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u32,
 }
@@ -97,8 +103,35 @@ pub struct SeriesWord {
     pub key: String,
     /// How many points it has in all.
     pub count: u64,
-    /// `[step, seconds since 1970, value]`, in order.
+    /// `[step, seconds since 1970, value]`, in order; values as they were told, as in [`MetricWord`].
     pub points: Vec<(i64, f64, Value)>,
+}
+
+/// `GET /jobs/{id}/series`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SeriesNamesQuery {
+    /// The `next` of the page before.
+    pub after: String,
+}
+
+/// Every metric of a job, also those that its record has no room for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SeriesNames {
+    /// By name.
+    pub series: Vec<SeriesName>,
+    /// What to give as `after` for the next page; empty: this was the last.
+    #[serde(default)]
+    pub next: String,
+}
+
+/// One metric of a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SeriesName {
+    /// Its name.
+    pub key: String,
+    /// How many points it has.
+    pub count: u64,
 }
 
 /// `POST /runs`: a script that runs already becomes a job.
@@ -203,7 +236,9 @@ pub fn number(value: f64) -> Value {
     }
 }
 
-fn scalar(value: &Scalar) -> Value {
+/// A value as it was told.
+#[must_use]
+pub fn scalar(value: &Scalar) -> Value {
     match value {
         Scalar::Number(value) => number(value.get()),
         Scalar::Bool(value) => Value::Bool(*value),
@@ -263,6 +298,8 @@ impl From<&Summary> for TrackedWord {
                 traceback: error.traceback.clone(),
             }),
             record: json(&summary.record),
+            more_metrics: summary.more_metrics,
+            reserved: summary.reserved,
             left_out: summary.left_out,
         }
     }
