@@ -18,7 +18,7 @@ const LONG_FILES: &[(&str, &str)] =
 /// Functions that may be longer: file, name, reason.
 const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
     ("node/src/net/start.rs", "start", "wires the parts of the swarm together, one after the other"),
-    ("node/src/node/start.rs", "start", "starts the shells in the order in which they need each other"),
+    ("node/src/node/start.rs", "begin", "starts the shells in the order in which they need each other"),
 ];
 
 /// Arrows between folders that are there for a reason: from, to, why.

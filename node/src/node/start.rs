@@ -132,6 +132,29 @@ pub enum StartError {
 pub async fn start(config: Config) -> Result<Running, StartError> {
     make_home(&config.home)?;
     let (store, recovered) = Store::open(&config.home.store())?;
+    // With the store's lock nobody else makes this directory's identity.
+    let is_fresh = recovered.heads.is_empty() && !config.home.identity().exists();
+    let home = config.home.clone();
+    let started = begin(config, store.clone(), recovered).await;
+    if is_fresh && started.is_err() {
+        forget(&home);
+    }
+    started
+}
+
+/// Takes back what a first start wrote that came to nothing: the next one, with a ticket perhaps, is a first one again.
+fn forget(home: &Home) {
+    for file in [home.identity(), home.cluster()] {
+        let _ = std::fs::remove_file(file);
+    }
+    let _ = std::fs::remove_dir_all(home.store());
+    // Those that are empty.
+    for dir in [home.jobs(), home.checkpoints(), home.sdk()] {
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
+async fn begin(config: Config, store: Store, recovered: Recovered) -> Result<Running, StartError> {
     let keys = net::load_or_create_identity(&config.home.identity())?;
     let me = keys.node_id();
     let (cluster, is_new) = choose_cluster(&config, me, &recovered)?;
