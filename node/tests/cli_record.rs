@@ -316,3 +316,54 @@ fn a_series_is_what_was_told_however_many_there_are() {
     assert!(rows[0].get_double(4).is_err() && rows[0].get_string(5).unwrap() == "warm");
     assert!(rows[2].get_string(5).is_err() && rows[2].get_double(4).unwrap() == 0.5);
 }
+
+/// What `fnode job diff` prints can be applied: binary and deleted files, too. What does not travel is not claimed.
+#[test]
+fn changes_of_every_kind_come_back_and_no_others_are_claimed() {
+    let node = Node::started("alpha");
+    let repo = node.file("repo");
+    write(&repo.join("code/train.py"), "one\n");
+    write(&repo.join("code/gone.py"), "gone\n");
+    write(&repo.join("code/token.txt"), "s3cret\n");
+    write(&repo.join("code/.fnodeignore"), "token.txt\n");
+    write(&repo.join("beside.py"), "one\n");
+    std::fs::write(repo.join("code/bin.dat"), [0, 1, 2]).unwrap();
+    if git(&repo, &["init", "-q"]).is_none() {
+        eprintln!("skipped: there is no git here");
+        return;
+    }
+    for words in
+        [&["config", "user.name", "a"][..], &["config", "user.email", "a@b"], &["add", "-A"], &["commit", "-qm", "x"]]
+    {
+        git(&repo, words).unwrap();
+    }
+    let clone = node.file("clone");
+    git(&repo, &["clone", "-q", ".", clone.to_str().unwrap()]).unwrap();
+    let code = repo.join("code");
+    let submit = || {
+        let args = ["submit", code.to_str().unwrap(), "--project", "test", "--", "true"];
+        let id = node.json(&args)["id"].as_str().unwrap().to_owned();
+        let dirty = node.json(&["job", "show", &id])["checkout"]["is_dirty"].clone();
+        (id, dirty)
+    };
+    write(&repo.join("beside.py"), "two\n");
+    std::fs::remove_file(code.join("token.txt")).unwrap();
+    let (id, dirty) = submit();
+    assert_eq!(dirty, json!(false), "what is changed does not travel");
+    node.refused(&["job", "diff", &id], 1, &format!("job {id} was submitted without uncommitted changes"));
+    write(&code.join("new.py"), "new\n");
+    let (id, dirty) = submit();
+    assert_eq!(dirty, json!(true));
+    node.refused(&["job", "diff", &id], 1, &format!("the only changes of job {id} are new files"));
+    write(&code.join("train.py"), "two\n");
+    std::fs::write(code.join("bin.dat"), [0, 9, 9, 9]).unwrap();
+    std::fs::remove_file(code.join("gone.py")).unwrap();
+    let (id, _) = submit();
+    let diff = node.ok(&["job", "diff", &id]);
+    assert!(!diff.contains("s3cret") && !diff.contains("beside"), "{diff}");
+    write(&node.file("changes"), &diff);
+    git(&clone, &["apply", "--directory=code", node.file("changes").to_str().unwrap()]).unwrap();
+    assert_eq!(std::fs::read(clone.join("code/bin.dat")).unwrap(), [0, 9, 9, 9]);
+    assert_eq!(std::fs::read_to_string(clone.join("code/train.py")).unwrap(), "two\n");
+    assert!(!clone.join("code/gone.py").exists() && clone.join("code/token.txt").exists());
+}

@@ -19,6 +19,7 @@ use super::client::Client;
 use super::error::CliError;
 use crate::blobs::{PackProgress, RESERVE_BYTES, Survey, survey};
 use crate::http::words::blob::{BlobAnswer, BundleAnswer};
+use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::record::{CheckoutWord, DiffWord};
 use crate::http::words::submit::{EnvironmentRuleWord, EnvironmentWord};
 
@@ -59,12 +60,15 @@ pub(crate) async fn send(client: &mut Client, dir: &Path, is_quiet: bool) -> Res
     let looked = looking.join().ok().flatten();
     let mut diff = None;
     let checkout = looked.map(|looked| {
+        let has_new_files = looked.has_new_files(&surveyed.manifest);
         let told = looked.diff_of(&surveyed.manifest).map(|(text, is_cut)| {
             let word = add_diff(&mut surveyed, &text, is_cut);
             diff = Some(Bytes::from(text));
             word
         });
-        CheckoutWord { diff: told, ..looked.word }
+        // Of a directory, only what travels of it: what is changed beside it does not matter to the job.
+        let is_dirty = looked.word.is_dirty || has_new_files || told.is_some();
+        CheckoutWord { diff: told, is_dirty, ..looked.word }
     });
     let manifest = Bytes::from(surveyed.encoded.clone());
     let manifest_bytes = manifest.len() as u64;
@@ -127,13 +131,25 @@ async fn upload(
     let bar = bar("sending", is_quiet);
     bar.set_length(total);
     for (id, (path, size)) in wanted {
-        let stored = put(client, id, path, *size, &bar).await?;
+        let stored = put(client, id, path, *size, &bar).await.map_err(|error| changed(error, path))?;
         if stored.content != *id {
             return Err(client.broken(format!("stored {} as another blob", path.display())));
         }
     }
     bar.finish_and_clear();
     Ok(total)
+}
+
+/// What the daemon refuses, it cannot name: it was sent bytes. One reason is left for those to be others than before.
+fn changed(error: CliError, path: &Path) -> CliError {
+    match error {
+        CliError::Refused(word) if word.code == ErrorCode::BadInput => CliError::Refused(ErrorWord {
+            message: format!("{} changed while it was sent", path.display()),
+            hint: "submit again once nothing writes to it, or leave it out with .fnodeignore".to_owned(),
+            ..word
+        }),
+        error => error,
+    }
 }
 
 async fn put(client: &mut Client, id: &str, path: &Path, size: u64, bar: &ProgressBar) -> Result<BlobAnswer, CliError> {
@@ -231,6 +247,15 @@ mod tests {
         let kind = |size| FileKind::File { content: ContentId([7; 32]), size, executable: false };
         let file = |&(path, size): &(&str, u64)| ManifestFile { path: path.to_owned(), kind: kind(size) };
         Manifest { files: files.iter().map(file).collect() }
+    }
+
+    #[test]
+    fn a_file_that_changed_is_named() {
+        let told =
+            changed(CliError::Refused(ErrorWord::bad_input("the bytes sent are blob 1, not 2", "")), Path::new("a/b"));
+        assert!(told.to_string().starts_with("a/b changed while it was sent; submit again once"), "{told}");
+        let full = CliError::Refused(ErrorWord::new(ErrorCode::DiskFull, "full", ""));
+        assert_eq!(changed(full, Path::new("a/b")).to_string(), "full");
     }
 
     #[test]

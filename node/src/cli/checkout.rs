@@ -2,6 +2,7 @@
 //! changes. Called by `submit.rs` beside the packing. A git that is absent, slow or refuses costs the record of it and
 //! nothing else: all of its answers together have [`GIT_MAX`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::thread::JoinHandle;
@@ -25,6 +26,10 @@ pub(super) struct Looked {
     /// Changes of files that the commit has, at most [`OUTPUT_MAX`] bytes.
     diff: String,
     is_cut: bool,
+    /// Files that the commit has not.
+    untracked: Vec<String>,
+    /// Files of the commit that `.fnodeignore` keeps at home; `None`: not told.
+    stays: Option<BTreeSet<String>>,
 }
 
 /// Asks git about `dir`, in threads of their own; the answer is `None` outside of a checkout.
@@ -40,7 +45,9 @@ fn look(dir: &Path) -> Option<Looked> {
     }
     std::thread::scope(|scope| {
         let aside = |words: &'static [&'static str]| scope.spawn(move || git(dir, words));
-        let status = aside(&["status", "--porcelain", "--untracked-files=normal", "--", "."]);
+        let untracked = aside(&["ls-files", "-z", "--others", "--exclude-standard"]);
+        // In the syntax of git: of what stays at home, not even a deletion tells the contents.
+        let stays = aside(&["ls-files", "-z", "--cached", "--ignored", "--exclude-per-directory=.fnodeignore"]);
         let config = aside(&["config", "--get-regexp", r"^(remote\.origin\.url|user\.name|user\.email)$"]);
         let diff = aside(&[
             "diff",
@@ -48,7 +55,8 @@ fn look(dir: &Path) -> Option<Looked> {
             "--no-textconv",
             "--no-color",
             "--no-renames",
-            "--irreversible-delete",
+            // Whole, so that it can be applied.
+            "--binary",
             "--src-prefix=a/",
             "--dst-prefix=b/",
             "--relative",
@@ -59,20 +67,30 @@ fn look(dir: &Path) -> Option<Looked> {
         let head = git(dir, &["rev-parse", "HEAD", "--abbrev-ref", "HEAD"])?;
         let mut lines = head.lines();
         let (commit, branch) = (lines.next()?, lines.next().unwrap_or_default());
-        let status = status.join().ok().flatten();
+        let untracked = untracked.join().ok().flatten();
+        let stays = stays.join().ok().flatten();
         let config = config.join().ok().flatten().unwrap_or_default();
-        let diff = diff.join().ok().flatten().unwrap_or_default();
+        let diff = diff.join().ok().flatten();
+        let is_unknown = diff.is_none() || untracked.is_none();
+        let diff = diff.unwrap_or_default();
         let word = CheckoutWord {
             commit: bounded(commit),
             branch: if branch == "HEAD" { String::new() } else { bounded(branch) },
             remote: bounded(&without_password(setting(&config, "remote.origin.url"))),
             author: bounded(&author(setting(&config, "user.name"), setting(&config, "user.email"))),
-            // What could not be told in time is not called clean.
-            is_dirty: status.is_none_or(|status| !status.is_empty()),
+            // What could not be told in time is not called clean; the rest is known with what travels.
+            is_dirty: is_unknown,
             diff: None,
         };
-        Some(Looked { word, is_cut: diff.len() as u64 >= OUTPUT_MAX, diff })
+        let untracked = names(&untracked.unwrap_or_default()).collect();
+        let stays = stays.map(|stays| names(&stays).collect());
+        Some(Looked { word, is_cut: diff.len() as u64 >= OUTPUT_MAX, diff, untracked, stays })
     })
+}
+
+/// Names as `-z` has them.
+fn names(text: &str) -> impl Iterator<Item = String> {
+    text.split('\0').filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
 /// What git prints; `None`: it failed, or took too long.
@@ -116,21 +134,31 @@ impl Looked {
     /// The changes of files that travel in the bundle, with whether there are more. What `.fnodeignore` keeps at home
     /// is not told either.
     pub(super) fn diff_of(&self, manifest: &Manifest) -> Option<(String, bool)> {
-        let travels = |path: &str| manifest.files.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok();
-        let diff = only(&self.diff, travels);
+        let stays = |path: &str| self.stays.as_ref().is_none_or(|stays| stays.contains(path));
+        let diff =
+            only(&self.diff, |path, is_deletion| if is_deletion { !stays(path) } else { travels(manifest, path) });
         (!diff.is_empty()).then_some((diff, self.is_cut))
+    }
+
+    /// Whether a file of the bundle is in no commit.
+    pub(super) fn has_new_files(&self, manifest: &Manifest) -> bool {
+        self.untracked.iter().any(|path| travels(manifest, path))
     }
 }
 
-/// The sections of `diff` about deleted files, which tell no contents, and files that `travels` names.
-fn only(diff: &str, travels: impl Fn(&str) -> bool) -> String {
+fn travels(manifest: &Manifest, path: &str) -> bool {
+    manifest.files.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok()
+}
+
+/// The sections of `diff` that are wanted, by their file and whether it is gone.
+fn only(diff: &str, is_wanted: impl Fn(&str, bool) -> bool) -> String {
     let mut kept = String::new();
     let starts = diff.match_indices("diff --git ").map(|(at, _)| at);
     let starts: Vec<usize> = starts.filter(|&at| at == 0 || diff.as_bytes()[at - 1] == b'\n').collect();
     for (index, &start) in starts.iter().enumerate() {
         let section = &diff[start..starts.get(index + 1).copied().unwrap_or(diff.len())];
         let is_deletion = section.lines().nth(1).is_some_and(|line| line.starts_with("deleted file mode"));
-        if is_deletion || path_of(section).is_some_and(&travels) {
+        if path_of(section).is_some_and(|path| is_wanted(path, is_deletion)) {
             kept.push_str(section);
         }
     }
@@ -170,14 +198,18 @@ mod tests {
         let section = |path: &str, rest: &str| format!("diff --git a/{path} b/{path}\n{rest}\n+diff --git a/x b/x\n");
         let (code, secret) = (section("a b/train.py", "index 1..2"), section("secret.env", "index 1..2"));
         let gone = section("old.py", "deleted file mode 100644");
-        let diff = format!("{code}{secret}{gone}");
+        let diff = format!("{code}{secret}{gone}{}", section("token.txt", "deleted file mode 100644"));
         let file = ManifestFile { path: "a b/train.py".to_owned(), kind: FileKind::EmptyDirectory };
-        let looked = Looked { diff, ..Looked::default() };
+        let stays = BTreeSet::from(["token.txt".to_owned()]);
+        let looked = Looked { diff, stays: Some(stays), untracked: vec!["a b/new.py".to_owned()], ..Looked::default() };
         let manifest = Manifest { files: vec![file] };
         assert_eq!(looked.diff_of(&manifest), Some((format!("{code}{gone}"), false)));
+        assert!(!looked.has_new_files(&manifest), "a new file that stays at home is none");
+        let untold = Looked { diff: format!("{secret}{gone}"), ..Looked::default() };
+        assert_eq!(untold.diff_of(&manifest), None, "what stays is not known: no contents of what is gone");
         let none = Looked { diff: secret, ..Looked::default() };
         assert_eq!(none.diff_of(&manifest), None);
-        assert_eq!(only("diff --git \"a/\\\"\" \"b/\\\"\"\nindex", |_| true), "");
+        assert_eq!(only("diff --git \"a/\\\"\" \"b/\\\"\"\nindex", |_, _| true), "");
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(crate) enum JobCommand {
     Compare(CompareArgs),
     /// Print the uncommitted changes of the git checkout that a job was submitted from
     #[command(
-        after_help = "EXAMPLES:\n  fnode job diff 0193c2\n  fnode job diff 0193c2 | git apply   onto its commit: the code as it was"
+        after_help = "EXAMPLES:\n  fnode job diff 0193c2\n  fnode job diff 0193c2 | git apply   onto its commit: the code as it was\n  fnode job diff 0193c2 | git apply --directory=sub   of a job submitted from sub/"
     )]
     Diff(ExplainArgs),
     /// Show the stages of a job: what needed what, where each ran, whether its result was found, and how long it took
