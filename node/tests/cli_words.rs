@@ -47,7 +47,7 @@ fn wrong_amounts_are_told_before_anything_is_sent() {
         ("--memory", "much", "not a size; write for example 512MiB or 16GiB"),
         ("--memory", "9999TiB", "more than any machine has"),
         ("--gpus", "-1", "not a number of GPUs"),
-        ("--gpus", "9999", "not a number of GPUs"),
+        ("--gpus", "9999", "more than any machine has; ask for at most 256"),
         ("--gpu-memory", "1XB", "not a size"),
         ("--timeout", "soon", "not a duration; write for example 90s, 15m, 2h or 3d"),
         ("--timeout", "0s", "zero is not a duration"),

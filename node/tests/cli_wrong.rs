@@ -289,3 +289,82 @@ fn a_damaged_data_directory_is_named_with_a_way_out() {
         assert!(says.iter().all(|part| ran.err.contains(part)), "{file} {text:?}: {}", ran.err);
     }
 }
+
+#[test]
+fn what_cannot_be_is_told_by_its_name() {
+    let node = Node::started("alpha");
+    let submit = |args: &[&str], line: &str| {
+        let all = [&["submit", "--no-bundle"], args, &["--", "true"]].concat();
+        let ran = node.run(&all);
+        assert_eq!((ran.code, ran.err.lines().count()), (Some(2), 1), "{args:?}: {}{}", ran.out, ran.err);
+        assert!(ran.err.contains(line), "{args:?}: {}", ran.err);
+    };
+    submit(
+        &["--array", "0-99999999999"],
+        "index 99999999999 is larger than any array has; an index is at most 4294967295",
+    );
+    submit(&["--array", "1-x"], "is not a list of indices; write for example");
+    submit(&["--gpus", "99999"], "more than any machine has; ask for at most 256");
+    submit(&["--gpus", "some"], "not a number of GPUs");
+    for blank in ["", " ", " \t"] {
+        submit(&["--project", blank], "the project has no name");
+    }
+    let odd = OsString::from_vec(vec![b'a', 0xff]);
+    let args = ["job", "show"].map(OsString::from);
+    let ran = node.run(&[&args[..], &[odd]].concat());
+    assert_eq!((ran.code, ran.err.lines().count()), (Some(2), 1), "{}", ran.err);
+    assert!(ran.err.starts_with("fnode: the argument \"a\u{fffd}\" is not UTF-8 text"), "{}", ran.err);
+    for path in ["/jobs/%FF", "/projects/%FF", "/api/v2beta/projects/%FF/job_listing"] {
+        let answer = node.http(&format!("GET {path}"), b"");
+        let error = &answer.json()["error"];
+        assert_eq!((answer.status, &error["code"]), (400, &json!("bad_input")), "{path}: {answer:?}");
+        assert!(error["message"].as_str().unwrap().contains("Invalid UTF-8"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_done_is_told_with_its_ids() {
+    let node = Node::started("alpha");
+    let id = node.submit(&["--array", "1-2"], &["true"]);
+    node.completed(&id);
+    let me = node.json(&["node", "show", "alpha"])["id"].clone();
+    let one = format!("{id}/1");
+    for (args, action, key, of) in [
+        (&["job", "tag", &one, "a=b"][..], "mark", "job", json!(one)),
+        (&["job", "note", &id, "hi"], "mark", "job", json!(id)),
+        (&["job", "archive", &id], "mark", "job", json!(id)),
+        (&["node", "drain", "alpha"], "drain", "node", me.clone()),
+        (&["node", "undrain", "alpha"], "undrain", "node", me.clone()),
+        (&["node", "label", "alpha", "x=1"], "label", "node", me.clone()),
+        (&["pause"], "pause", "node", me.clone()),
+        (&["resume"], "resume", "node", me),
+        (&["project", "note", "test", "hi"], "note", "project", json!("test")),
+        (&["job", "delete", &id], "delete", "job", json!(id)),
+    ] {
+        let done = node.json(args);
+        assert_eq!((&done["action"], &done[key]), (&json!(action), &of), "{args:?}: {done}");
+    }
+}
+
+/// A start that failed leaves nothing that the next one would take for a node's life.
+#[test]
+fn a_first_start_that_fails_leaves_no_node_behind() {
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = busy.local_addr().unwrap().to_string();
+    let node = Node::new();
+    let ran = node.run(&["start", "--detach", "--listen", &addr, "--api", "0", "--no-mdns", "--gpus", "0"]);
+    assert_eq!((ran.code, ran.err.lines().count()), (Some(1), 1), "{}", ran.err);
+    assert!(ran.err.contains("the port is in use"), "{}", ran.err);
+    for name in ["identity", "cluster.json", "store"] {
+        assert!(!node.home().join(name).exists(), "{name} was left behind");
+    }
+    node.start(&["--name", "alpha"]);
+    let id = std::fs::read(node.home().join("identity")).unwrap();
+    node.ok(&["shutdown"]);
+    assert_eq!(
+        node.run(&["start", "--detach", "--listen", &addr, "--api", "0", "--no-mdns", "--gpus", "0"]).code,
+        Some(1)
+    );
+    assert_eq!(std::fs::read(node.home().join("identity")).unwrap(), id, "a node that was one stays it");
+    node.start(&["--name", "alpha"]);
+}

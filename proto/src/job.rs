@@ -274,6 +274,9 @@ pub enum ParseRangesError {
     /// Not numbers and ranges.
     #[error("{0:?} is not a list of indices; write for example 1-1000 or 1,5,7-9")]
     Text(String),
+    /// An index that no array has.
+    #[error("index {0} is larger than any array has; an index is at most {max}, and one array has at most {ARRAY_MAX} jobs", max = u32::MAX)]
+    Large(String),
     /// More members than one group may have.
     #[error("{0} jobs are more than the {ARRAY_MAX} that one array may have")]
     TooMany(u64),
@@ -507,8 +510,13 @@ impl FromStr for IndexRanges {
         let mut ranges = Vec::new();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let first: u32 = first.trim().parse().map_err(|_| refuse())?;
-            let last: u32 = last.trim().parse().map_err(|_| refuse())?;
+            let index = |text: &str| match text.trim() {
+                digits if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    digits.parse::<u32>().map_err(|_| ParseRangesError::Large(digits.chars().take(30).collect()))
+                }
+                _ => Err(refuse()),
+            };
+            let (first, last) = (index(first)?, index(last)?);
             if first > last {
                 return Err(refuse());
             }

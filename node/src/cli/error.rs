@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::CommandFactory as _;
 
 use super::exit::Exit;
+use super::output::clean;
 use crate::blobs::PackError;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 
@@ -95,6 +96,14 @@ pub(crate) fn explain_usage_of(command: clap::Command, error: &clap::Error, args
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => (text, Exit::Done),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             (format!("{program}: a command is missing; see {help}\n"), Exit::Usage)
+        }
+        ErrorKind::InvalidUtf8 => {
+            let odd = args.iter().find(|arg| arg.to_str().is_none()).cloned().unwrap_or_default();
+            let text = clean(&odd.to_string_lossy(), &[]);
+            (
+                format!("{program}: the argument {text:?} is not UTF-8 text, as names and ids are; see {help}\n"),
+                Exit::Usage,
+            )
         }
         _ => {
             let said = text.split("\n\nUsage:").next().unwrap_or(&text);

@@ -17,6 +17,7 @@ use super::jobs::filter_pairs;
 use super::output::{Output, say};
 use super::sheet::{Column, Kind, Sheet};
 use super::time::counted;
+use crate::http::words::Done;
 use crate::http::words::error::ErrorCode;
 use crate::http::words::job::{JobLine, JobPage};
 use crate::http::words::track::{SeriesNames, SeriesWord};
@@ -34,8 +35,14 @@ pub(super) async fn export(mut client: Client, args: &ExportArgs, output: Output
     };
     target.finish(&args.out)?;
     if args.out != Path::new("-") {
-        let done = format!("{} of {} are in {}", counted(rows as usize, "row"), what(args.series), args.out.display());
-        super::cluster::print_done(&crate::http::words::Done { done }, output)?;
+        let done = Done {
+            action: "export".to_owned(),
+            file: args.out.display().to_string(),
+            rows: Some(rows),
+            done: format!("{} of {} are in {}", counted(rows as usize, "row"), what(args.series), args.out.display()),
+            ..Done::default()
+        };
+        super::cluster::print_done(&done, output)?;
     }
     if missed > 0 {
         say(&format!("fnode: the points of {missed} series could not be reached; try again when more nodes are up"));

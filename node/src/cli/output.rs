@@ -84,7 +84,7 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Text of jobs and users as it may be shown: control characters could change the terminal, or the table.
-fn clean(text: &str, keeps: &[char]) -> String {
+pub(super) fn clean(text: &str, keeps: &[char]) -> String {
     let is_odd = |c: char| c.is_control() && !keeps.contains(&c);
     text.chars().flat_map(|c| if is_odd(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -77,6 +77,9 @@ fn bounded_size(text: &str, max: ByteSize) -> Result<ByteSize, String> {
 pub(crate) fn gpus(text: &str) -> Result<u32, String> {
     match text.trim().parse::<u32>() {
         Ok(count @ 0..=GPUS_MAX) => Ok(count),
+        _ if !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("more than any machine has; ask for at most {GPUS_MAX}"))
+        }
         _ => Err(format!("not a number of GPUs; write 0 to {GPUS_MAX}")),
     }
 }

@@ -23,6 +23,9 @@ pub(crate) struct Given<T>(pub(crate) T);
 /// What stands after the question mark.
 pub(crate) struct Asked<T>(pub(crate) T);
 
+/// What stands in the path, as the route names it.
+pub(crate) struct Path<T>(pub(crate) T);
+
 /// A body as it is, no larger than its route takes.
 pub(crate) struct Raw(pub(crate) Bytes);
 
@@ -102,6 +105,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Given<T> {
             Some(b'{') => serde_json::from_slice(&bytes).map(Self).map_err(|error| refuse(&error.to_string())),
             _ => Err(refuse("it is not a JSON object")),
         }
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let axum::extract::Path(named) =
+            axum::extract::Path::from_request_parts(parts, state).await.map_err(|rejection| {
+                let message = format!("the path cannot be read: {}", rejection.body_text());
+                Refusal(ErrorWord::bad_input(message, "names and ids are UTF-8 text, percent-encoded"))
+            })?;
+        Ok(Self(named))
     }
 }
 

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::answers::{
-    atlas, blobs, cache, cluster, events, jobs, logs, nodes, points, projects, record, runs, secrets, submit, track,
+    atlas, blobs, cache, cluster, events, jobs, logs, members, nodes, points, projects, record, runs, secrets, submit,
+    track,
 };
 use super::openapi::Described;
 use super::refusal::Refusal;
@@ -188,7 +189,7 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::POST, "/jobs", "Submit a job or an array", submit::submit).takes::<SubmitRequest>().gives::<SubmitAnswer>(),
         Route::new(M::GET, "/jobs/{id}", "One job, by id, unique prefix or unique name", jobs::show).gives::<JobWord>(),
         Route::new(M::DELETE, "/jobs/{id}", "Delete a job that has ended", jobs::delete).gives::<Done>(),
-        Route::new(M::GET, "/jobs/{id}/members", "The jobs of an array", jobs::members).asks::<MemberQuery>().gives::<JobPage>(),
+        Route::new(M::GET, "/jobs/{id}/members", "The jobs of an array", members::list).asks::<MemberQuery>().gives::<JobPage>(),
         Route::new(M::GET, "/jobs/{id}/explanation", "Why a job waits", jobs::explain).gives::<ExplanationWord>(),
         Route::new(M::GET, "/jobs/{id}/wait", "The job, once it has ended or the time is over", jobs::wait).asks::<WaitQuery>().gives::<JobWord>(),
         Route::new(M::POST, "/jobs/{id}/stop", "Stop a job", jobs::stop).gives::<Done>(),

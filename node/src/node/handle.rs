@@ -33,7 +33,7 @@ use super::values::Values;
 use crate::blobs::{BlobStore, FetchProgress};
 use crate::net::NetHandle;
 use crate::store::{GroupFilter, ProjectSummary, Store, StoreError};
-use crate::track::{Cut, Names, Page};
+use crate::track::{Cut, Page};
 
 /// A request that is not answered by then is given up: well past every grace of the core.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -523,14 +523,6 @@ impl NodeHandle {
     /// [`NodeError::Unreachable`].
     pub async fn series(&self, job: JobId, metric: &str, cut: Cut) -> Result<Option<Page>, NodeError> {
         told::series(self, job, metric, cut).await
-    }
-
-    /// Names of the series of a job after `after`. Works from any node.
-    ///
-    /// # Errors
-    /// [`NodeError::Unreachable`].
-    pub async fn series_names(&self, job: JobId, after: &str) -> Result<Names, NodeError> {
-        told::names(self, job, after).await
     }
 
     /// Path, content id and size of each file of a job's artifacts, as far as they are stored.

@@ -45,7 +45,7 @@ pub(super) async fn series(node: &NodeHandle, job: JobId, metric: &str, cut: Cut
 }
 
 /// Names of a job's series after `after`, as many as one answer has.
-pub(super) async fn names(node: &NodeHandle, job: JobId, after: &str) -> Result<Names, NodeError> {
+pub(crate) async fn names(node: &NodeHandle, job: JobId, after: &str) -> Result<Names, NodeError> {
     let after = after.to_owned();
     let (attempt, worker) = match source(node, job).await? {
         None => return Ok(Names::default()),

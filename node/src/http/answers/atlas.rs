@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use proto::record::{GroupRecord, JobRecord};
 use proto::{GroupId, JobId, Member};
@@ -13,7 +13,7 @@ use crate::http::API_PREFIX;
 use crate::http::describe::{self, Names};
 use crate::http::guard::Caller;
 use crate::http::listing::Wish;
-use crate::http::refusal::{Asked, Given, Refusal, blocking};
+use crate::http::refusal::{Asked, Given, Path, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::atlas::{

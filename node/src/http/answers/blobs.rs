@@ -7,7 +7,7 @@ use std::path::Path as FilePath;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse, Response, Sse};
@@ -23,7 +23,7 @@ use tokio_util::io::ReaderStream;
 use super::events::KEEP_ALIVE;
 use super::{Answered, has_ended, job_id, job_records};
 use crate::blobs::{BlobError, FetchProgress};
-use crate::http::refusal::{Asked, Raw, Refusal, blocking};
+use crate::http::refusal::{Asked, Path, Raw, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::blob::{
     BlobAnswer, BlobCheck, BundleAnswer, FetchEvent, OutputFile, OutputKind, Outputs, OutputsQuery,

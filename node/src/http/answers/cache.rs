@@ -4,13 +4,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use futures::{StreamExt as _, TryStreamExt as _};
 use proto::{ByteSize, ValueKey};
 
-use super::{Answered, done, view};
+use super::{Answered, To, done, view};
 use crate::http::describe::Names;
-use crate::http::refusal::{Asked, Given, Refusal, blocking};
+use crate::http::refusal::{Asked, Given, Path, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::cache::{
@@ -119,11 +119,15 @@ fn differences(now: &Parts, then: &Parts) -> Vec<CacheDifference> {
 pub(crate) async fn purge(State(Shared { api, .. }): State<Shared>, Path(key): Path<String>) -> Answered<Done> {
     let found = find(&api.node, key).await?;
     api.node.purge_cached(found.key).await?;
-    Ok(done(format!(
-        "the value {} of {} is gone from every node; the next call computes it",
-        found.key.short(),
-        found.note.function
-    )))
+    Ok(done(
+        "purge",
+        To::Value(found.key),
+        format!(
+            "the value {} of {} is gone from every node; the next call computes it",
+            found.key.short(),
+            found.note.function
+        ),
+    ))
 }
 
 pub(crate) async fn purge_many(
@@ -157,11 +161,14 @@ pub(crate) async fn keep(
 ) -> Answered<Done> {
     let found = find(&api.node, key).await?;
     api.node.keep_cached(found.key, kept).await?;
-    let (key, function) = (found.key.short(), found.note.function);
-    Ok(done(match kept {
-        true => format!("no node evicts the value {key} of {function}; only a purge, or its expiry, removes it"),
-        false => format!("the value {key} of {function} goes when room is needed, as others do"),
-    }))
+    let (short, function) = (found.key.short(), found.note.function);
+    let (action, told) = match kept {
+        true => {
+            ("keep", format!("no node evicts the value {short} of {function}; only a purge, or its expiry, removes it"))
+        }
+        false => ("let_go", format!("the value {short} of {function} goes when room is needed, as others do")),
+    };
+    Ok(done(action, To::Value(found.key), told))
 }
 
 pub(crate) async fn check(

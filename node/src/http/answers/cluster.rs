@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use proto::{ByteSize, JobId};
 
-use super::{Answered, done, view};
+use super::{Answered, To, done, view};
 use crate::exec::inventory::command::run;
 use crate::http::describe;
 use crate::http::refusal::{Given, Refusal, blocking};
@@ -132,12 +132,12 @@ pub(crate) async fn invite(
 
 pub(crate) async fn pause(State(Shared { api, .. }): State<Shared>) -> Answered<Done> {
     api.node.pause().await?;
-    Ok(done(format!("{} takes no more jobs; those that run go on", api.node.name())))
+    Ok(done("pause", To::Node(api.node.me()), format!("{} takes no more jobs; those that run go on", api.node.name())))
 }
 
 pub(crate) async fn resume(State(Shared { api, .. }): State<Shared>) -> Answered<Done> {
     api.node.resume().await?;
-    Ok(done(format!("{} takes jobs again", api.node.name())))
+    Ok(done("resume", To::Node(api.node.me()), format!("{} takes jobs again", api.node.name())))
 }
 
 pub(crate) async fn shutdown(
@@ -146,7 +146,7 @@ pub(crate) async fn shutdown(
 ) -> Answered<Done> {
     api.node.shutdown(request.stop_jobs).await?;
     let jobs = if request.stop_jobs { "its jobs are stopped" } else { "its jobs go on" };
-    Ok(done(format!("{} ends; {jobs}", api.node.name())))
+    Ok(done("shutdown", To::Node(api.node.me()), format!("{} ends; {jobs}", api.node.name())))
 }
 
 pub(crate) async fn gc(

@@ -1,11 +1,10 @@
 //! Jobs: lists, one, its end, and what users change about it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use proto::entry::Position;
 use proto::event::{Event, Mark};
 use proto::keeping::Left;
@@ -14,15 +13,15 @@ use proto::{GroupId, JobId, Member, NodeId};
 use tokio::time::Instant;
 
 use super::record::RanWiths;
-use super::{Answered, done, has_ended, job_id, job_records, node_id, projects, record, sorted, track, view};
+use super::{Answered, To, done, has_ended, job_id, job_records, node_id, projects, record, sorted, track, view};
 use crate::http::describe::{self, Names};
 use crate::http::order::{Cursor, Order};
-use crate::http::refusal::{Asked, Given, Refusal, blocking};
+use crate::http::refusal::{Asked, Given, Path, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::explain::ExplanationWord;
-use crate::http::words::job::{JobLine, JobPage, JobQuery, JobWord, MarkRequest, MemberQuery, StateWord, WaitQuery};
+use crate::http::words::job::{JobLine, JobPage, JobQuery, JobWord, MarkRequest, StateWord, WaitQuery};
 use crate::http::words::record::RecordedWord;
 use crate::http::words::submit::check_label;
 use crate::node::{NodeError, NodeHandle, NodeNews, ViewSnapshot, unix_ms};
@@ -35,8 +34,6 @@ const LIMIT_MAX: u32 = 1_000;
 pub(super) const BATCH: usize = 200;
 /// Groups looked at for one page: a filter that nothing meets must not read the whole history in one go.
 const SCANNED_MAX: usize = 20_000;
-/// Members of an array looked at for one page.
-const MEMBERS_SCANNED_MAX: usize = 50_000;
 /// Notes and the values of tags, in bytes.
 const NOTE_MAX: usize = 4_096;
 /// Parts of a job that are deleted with it.
@@ -71,7 +68,7 @@ pub(super) struct Wanted {
 pub(super) struct Seeing {
     pub(super) view: ViewSnapshot,
     pub(super) names: Names,
-    preparing: BTreeMap<GroupId, Vec<Member>>,
+    pub(super) preparing: BTreeMap<GroupId, Vec<Member>>,
 }
 
 /// A group as a list looks at it.
@@ -144,7 +141,7 @@ fn wanted(query: JobQuery, node: Option<NodeId>, parts: Parts) -> Result<Wanted,
     })
 }
 
-fn states(text: &str) -> Result<BTreeSet<StateWord>, Refusal> {
+pub(super) fn states(text: &str) -> Result<BTreeSet<StateWord>, Refusal> {
     if text.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -154,11 +151,11 @@ fn states(text: &str) -> Result<BTreeSet<StateWord>, Refusal> {
     })
 }
 
-fn bad_cursor(text: &str) -> Refusal {
+pub(super) fn bad_cursor(text: &str) -> Refusal {
     Refusal(ErrorWord::bad_input(format!("{text:?} is not the end of a page"), "give the next of the page before"))
 }
 
-fn limit(asked: u32) -> Result<usize, Refusal> {
+pub(super) fn limit(asked: u32) -> Result<usize, Refusal> {
     match asked {
         0 => Ok(LIMIT as usize),
         1..=LIMIT_MAX => Ok(asked as usize),
@@ -257,106 +254,6 @@ fn matches(line: &JobLine, states: &BTreeSet<StateWord>) -> bool {
             StateWord::Stopped => counts.stopped,
         }
     })
-}
-
-pub(crate) async fn members(
-    State(Shared { api, .. }): State<Shared>,
-    Path(id): Path<String>,
-    Asked(query): Asked<MemberQuery>,
-) -> Answered<JobPage> {
-    let id = job_id(&api.node, &id).await?;
-    let (group, _) = job_records(&api.node, id).await?;
-    let (view, names) = view(&api.node).await?;
-    let order = Order::parse(&query.sort)?;
-    let (after, cursor) = match query.after.as_str() {
-        "" => (None, None),
-        text if order.is_default() => (Some(text.parse::<u32>().map_err(|_| bad_cursor(text))?), None),
-        text => (None, order.cursor(text)?),
-    };
-    let (states, limit, recorded) = (states(&query.state)?, limit(query.limit)?, query.record != 0);
-    let preparing: BTreeSet<Member> =
-        describe::preparing(&view).remove(&id.group).unwrap_or_default().into_iter().collect();
-    let handle = api.node.clone();
-    let wish = MemberWish { states, after, limit, recorded, order, cursor };
-    let seeing = Seeing { preparing: BTreeMap::new(), view, names };
-    let listed = move || match wish.order.is_default() {
-        true => member_page(&handle, id.group, &group, &preparing, &wish, &seeing).map_err(Refusal::from),
-        false => sorted::members(&handle, id.group, &group, &preparing, &wish, &seeing),
-    };
-    Ok(Json(blocking(listed).await?))
-}
-
-/// A [`MemberQuery`] with everything looked up.
-pub(super) struct MemberWish {
-    pub(super) states: BTreeSet<StateWord>,
-    after: Option<u32>,
-    pub(super) limit: usize,
-    pub(super) recorded: bool,
-    pub(super) order: Order,
-    /// Where the page before ended, in an order that was asked for.
-    pub(super) cursor: Option<Cursor>,
-}
-
-fn member_page(
-    node: &NodeHandle,
-    id: GroupId,
-    group: &GroupRecord,
-    preparing: &BTreeSet<Member>,
-    wish: &MemberWish,
-    Seeing { view, names, .. }: &Seeing,
-) -> Result<JobPage, NodeError> {
-    let mut page = JobPage::default();
-    let mut ran_withs = RanWiths::new(node);
-    let mut scanned = 0;
-    each_member(node, id, group, wish.after, |member, job| {
-        scanned += 1;
-        let known = u64::from(preparing.contains(&member));
-        let line = describe::job_line(JobId { group: id, member }, group, job.as_ref(), known, names);
-        let Some(mut line) = line else { return Ok(ControlFlow::Continue(())) };
-        line.provisional = job.as_ref().is_some_and(|job| describe::is_provisional(job, view));
-        if wish.recorded {
-            line.recorded = Some(describe::recorded(&line, group, job.as_ref(), |content| ran_withs.get(content)));
-        }
-        let is_deleted = job.is_some_and(|job| job.marks.deleted);
-        if !is_deleted && (wish.states.is_empty() || wish.states.contains(&line.state)) {
-            page.jobs.push(line);
-        }
-        if page.jobs.len() < wish.limit && scanned < MEMBERS_SCANNED_MAX {
-            return Ok::<_, NodeError>(ControlFlow::Continue(()));
-        }
-        if let Member::Index(index) = member {
-            page.next = index.to_string();
-        }
-        Ok(ControlFlow::Break(()))
-    })?;
-    Ok(page)
-}
-
-/// Tells `each` the members of an array after `after`, with their records, until it has enough.
-pub(super) fn each_member<E: From<NodeError>>(
-    node: &NodeHandle,
-    id: GroupId,
-    group: &GroupRecord,
-    after: Option<u32>,
-    mut each: impl FnMut(Member, Option<JobRecord>) -> Result<ControlFlow<()>, E>,
-) -> Result<(), E> {
-    let Some(submitted) = &group.submitted else { return Ok(()) };
-    let mut records: BTreeMap<Member, JobRecord> = BTreeMap::new();
-    let mut read_to = after.map(Member::Index);
-    let mut all_read = false;
-    for member in submitted.spec.members().filter(|member| after.is_none_or(|after| *member > Member::Index(after))) {
-        // Records come in the order of members; those without one are queued.
-        while !all_read && read_to.is_none_or(|read_to| read_to < member) {
-            let batch = node.jobs_of(id, read_to, BATCH)?;
-            all_read = batch.len() < BATCH;
-            read_to = batch.last().map(|(member, _)| *member).or(read_to);
-            records.extend(batch);
-        }
-        if each(member, records.remove(&member))?.is_break() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<JobWord> {
@@ -540,7 +437,7 @@ pub(crate) async fn stop(State(Shared { api, .. }): State<Shared>, Path(id): Pat
         return Err(ErrorWord::new(ErrorCode::Conflict, message, format!("see fnode job show {id}")).into());
     }
     api.node.write(Event::StopWished { job: id }).await?;
-    Ok(done(format!("job {id} is asked to stop")))
+    Ok(done("stop", To::Job(id), format!("job {id} is asked to stop")))
 }
 
 pub(crate) async fn delete(State(Shared { api, .. }): State<Shared>, Path(id): Path<String>) -> Answered<Done> {
@@ -559,7 +456,7 @@ pub(crate) async fn delete(State(Shared { api, .. }): State<Shared>, Path(id): P
         }
     }
     api.node.write(Event::Marked { job: id, mark: Mark::Deleted }).await?;
-    Ok(done(format!("job {id} is deleted; fnode gc frees its files")))
+    Ok(done("delete", To::Job(id), format!("job {id} is deleted; fnode gc frees its files")))
 }
 
 pub(crate) async fn mark(
@@ -580,7 +477,7 @@ pub(crate) async fn mark(
     for mark in marks {
         api.node.write(Event::Marked { job: id, mark }).await?;
     }
-    Ok(done(format!("job {id} is {}", texts.join(", "))))
+    Ok(done("mark", To::Job(id), format!("job {id} is {}", texts.join(", "))))
 }
 
 fn marks(request: MarkRequest, line: &JobLine) -> Result<Vec<Mark>, ErrorWord> {

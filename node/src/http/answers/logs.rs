@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::sse::{Event, KeepAlive};
@@ -21,7 +21,7 @@ use super::events::KEEP_ALIVE;
 use super::{has_ended, job_id, job_records};
 use crate::http::ATTEMPT_HEADER;
 use crate::http::describe;
-use crate::http::refusal::{Asked, Refusal};
+use crate::http::refusal::{Asked, Path, Refusal};
 use crate::http::routes::Shared;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::job::{LogEvent, LogQuery};

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod jobs;
 pub(crate) mod logs;
+pub(crate) mod members;
 pub(crate) mod nodes;
 pub(crate) mod points;
 pub(crate) mod projects;
@@ -18,7 +19,7 @@ pub(crate) mod submit;
 pub(crate) mod track;
 
 use proto::record::{GroupRecord, JobRecord};
-use proto::{GroupId, JobId, Member, NodeId};
+use proto::{GroupId, JobId, Member, NodeId, ValueKey};
 
 use super::describe::Names;
 use super::refusal::{Refusal, blocking};
@@ -36,9 +37,26 @@ const NAMED_BATCH: usize = 200;
 /// What a handler gives.
 pub(crate) type Answered<T> = Result<axum::Json<T>, Refusal>;
 
-/// A sentence as an answer.
-pub(crate) fn done(text: impl Into<String>) -> axum::Json<Done> {
-    axum::Json(Done { done: text.into() })
+/// What something was done to.
+pub(crate) enum To<'a> {
+    Job(JobId),
+    Node(NodeId),
+    Project(&'a str),
+    /// On a node.
+    Secret(&'a str, NodeId),
+    Value(ValueKey),
+}
+
+/// What was done, and the same as a sentence.
+pub(crate) fn done(action: &str, to: To<'_>, text: impl Into<String>) -> axum::Json<Done> {
+    let done = Done { action: action.to_owned(), done: text.into(), ..Done::default() };
+    axum::Json(match to {
+        To::Job(id) => Done { job: id.to_string(), ..done },
+        To::Node(id) => Done { node: id.to_string(), ..done },
+        To::Project(name) => Done { project: name.to_owned(), ..done },
+        To::Secret(name, on) => Done { secret: name.to_owned(), node: on.to_string(), ..done },
+        To::Value(key) => Done { value: key.to_string(), ..done },
+    })
 }
 
 /// What is seen now, and everybody's names.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use proto::event::Event;
 
-use super::{Answered, done, node_id, view};
+use super::{Answered, To, done, node_id, view};
 use crate::http::describe;
-use crate::http::refusal::Given;
+use crate::http::refusal::{Given, Path};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::error::{ErrorCode, ErrorWord};
@@ -37,7 +37,11 @@ pub(crate) async fn remove(State(Shared { api, .. }): State<Shared>, Path(node):
         return Err(ErrorWord::new(ErrorCode::Conflict, "a node does not remove itself", hint).into());
     }
     api.node.write(Event::MemberRemoved { node: id }).await?;
-    Ok(done(format!("{} is shut out for ever; its unfinished jobs run elsewhere", names.name(id))))
+    Ok(done(
+        "remove",
+        To::Node(id),
+        format!("{} is shut out for ever; its unfinished jobs run elsewhere", names.name(id)),
+    ))
 }
 
 pub(crate) async fn drain(
@@ -49,11 +53,10 @@ pub(crate) async fn drain(
     let id = node_id(&view, &names, &node)?;
     api.node.write(Event::MemberDrained { node: id, drained: request.drained }).await?;
     let name = names.name(id);
-    Ok(done(if request.drained {
-        format!("{name} finishes what it has and takes no more jobs")
-    } else {
-        format!("{name} takes jobs again")
-    }))
+    Ok(match request.drained {
+        true => done("drain", To::Node(id), format!("{name} finishes what it has and takes no more jobs")),
+        false => done("undrain", To::Node(id), format!("{name} takes jobs again")),
+    })
 }
 
 pub(crate) async fn label(
@@ -88,5 +91,9 @@ pub(crate) async fn label(
     let text = labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ");
     api.node.write(Event::MemberLabelled { node: id, labels }).await?;
     let name = names.name(id);
-    Ok(done(if text.is_empty() { format!("{name} has no labels now") } else { format!("{name} is labelled {text}") }))
+    Ok(done(
+        "label",
+        To::Node(id),
+        if text.is_empty() { format!("{name} has no labels now") } else { format!("{name} is labelled {text}") },
+    ))
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::events::KEEP_ALIVE;
 use super::track::series_word;
 use super::{has_ended, job_id, job_records};
-use crate::http::refusal::{Asked, Refusal};
+use crate::http::refusal::{Asked, Path, Refusal};
 use crate::http::routes::Shared;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::track::FollowQuery;

@@ -1,14 +1,14 @@
 //! Projects: jobs under one name.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use proto::event::Event;
 use proto::record::Stamp;
 use proto::{NOTE_MAX, NOTES_MAX, ProjectNote};
 
-use super::{Answered, done, submit};
+use super::{Answered, To, done, submit};
 use crate::http::guard::Caller;
-use crate::http::refusal::{Given, Refusal, blocking};
+use crate::http::refusal::{Given, Path, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::error::ErrorWord;
@@ -60,7 +60,7 @@ pub(crate) async fn describe(
     }
     find(&api.node, &name).await?;
     api.node.write(Event::ProjectDescribed { project: name.clone(), description: request.description }).await?;
-    Ok(done(format!("project {name} is described")))
+    Ok(done("describe", To::Project(&name), format!("project {name} is described")))
 }
 
 pub(crate) async fn notes(
@@ -95,7 +95,7 @@ pub(crate) async fn note(
     api.node.write(Event::ProjectNoted { project: name.clone(), note }).await?;
     let full = summary.record.notes.len() >= NOTES_MAX;
     let room = if full { format!("; its oldest note went, as it keeps {NOTES_MAX}") } else { String::new() };
-    Ok(done(format!("project {name} has one more note{room}")))
+    Ok(done("note", To::Project(&name), format!("project {name} has one more note{room}")))
 }
 
 fn count(node: &NodeHandle, summary: ProjectSummary) -> Result<ProjectWord, NodeError> {

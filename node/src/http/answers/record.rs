@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use proto::ContentId;
 use proto::record::JobRecord;
 
 use super::{blobs, job_id, job_records, view};
-use crate::http::refusal::{Refusal, blocking};
+use crate::http::refusal::{Path, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::error::ErrorWord;
 use crate::http::words::job::JobWord;
@@ -79,8 +79,15 @@ pub(crate) async fn diff(
     let record = tracked.and_then(|tracked| TrackedWord::from(&tracked.summary).record).unwrap_or_default();
     match record_diff(&record) {
         "" => {
-            let message = format!("job {id} was submitted without uncommitted changes");
-            Err(ErrorWord::not_found(message, "see its commit with: fnode job show").into())
+            let has_new = checkout.is_some_and(|checkout| checkout.is_dirty);
+            let (message, hint) = if has_new {
+                let message = format!("the only changes of job {id} are new files, which no commit has");
+                (message, format!("they are in its bundle: GET /jobs/{id}/bundle"))
+            } else {
+                let message = format!("job {id} was submitted without uncommitted changes");
+                (message, "see its commit with: fnode job show".to_owned())
+            };
+            Err(ErrorWord::not_found(message, hint).into())
         }
         text => Ok(([(header::CONTENT_TYPE, DIFF_TYPE)], text.to_owned()).into_response()),
     }

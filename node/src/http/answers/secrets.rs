@@ -1,10 +1,10 @@
 //! Secrets of this node: set, named and forgotten, never told.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
-use super::{Answered, done};
-use crate::http::refusal::{Raw, blocking};
+use super::{Answered, To, done};
+use crate::http::refusal::{Path, Raw, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::error::ErrorWord;
 use crate::http::words::submit::check_variable;
@@ -32,7 +32,11 @@ pub(crate) async fn set(
     }
     let (handle, kept) = (api.node.clone(), name.clone());
     blocking(move || handle.secrets().set(&kept, &value)).await?;
-    Ok(done(format!("secret {name} is kept on {}; jobs get it with --secret {name}", api.node.name())))
+    Ok(done(
+        "set",
+        To::Secret(&name, api.node.me()),
+        format!("secret {name} is kept on {}; jobs get it with --secret {name}", api.node.name()),
+    ))
 }
 
 pub(crate) async fn remove(State(Shared { api, .. }): State<Shared>, Path(name): Path<String>) -> Answered<Done> {
@@ -41,5 +45,5 @@ pub(crate) async fn remove(State(Shared { api, .. }): State<Shared>, Path(name):
         let message = format!("{} has no secret {name:?}", api.node.name());
         return Err(ErrorWord::not_found(message, "see fnode secret list").into());
     }
-    Ok(done(format!("secret {name} is forgotten on {}", api.node.name())))
+    Ok(done("forget", To::Secret(&name, api.node.me()), format!("secret {name} is forgotten on {}", api.node.name())))
 }

@@ -7,7 +7,8 @@ use proto::record::{GroupRecord, JobRecord};
 use proto::track::Summary;
 use proto::{GroupId, JobId, Member};
 
-use super::jobs::{BATCH, MemberWish, Seeing, Seen, Wanted, each_member, fits, look, recorded};
+use super::jobs::{BATCH, Seeing, Seen, Wanted, fits, look, recorded};
+use super::members::{MemberWish, each_member};
 use super::record::RanWiths;
 use crate::http::describe;
 use crate::http::order::{self, Row};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use proto::blob::FileKind;
 use proto::capacity::Lack;
@@ -15,7 +15,7 @@ use super::{Answered, has_ended, job_id, job_records, node_id, view};
 use crate::blobs::BlobStore;
 use crate::http::describe::{self, Names};
 use crate::http::guard::Caller;
-use crate::http::refusal::{Given, Refusal, blocking};
+use crate::http::refusal::{Given, Path, Refusal, blocking};
 use crate::http::routes::Shared;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::explain::ExplanationWord;

@@ -1,14 +1,14 @@
 //! What jobs told of themselves: points of metrics, files of artifacts.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use proto::JobId;
 use proto::record::{AttemptRecord, JobRecord};
 use proto::track::{ArtifactNote, Summary};
 
 use super::{Answered, blobs, job_id, job_records};
-use crate::http::refusal::{Asked, Refusal};
+use crate::http::refusal::{Asked, Path, Refusal};
 use crate::http::routes::Shared;
 use crate::http::words::error::ErrorWord;
 use crate::http::words::track::{
@@ -62,7 +62,7 @@ pub(crate) async fn names(
 ) -> Answered<SeriesNames> {
     let id = job_id(&api.node, &id).await?;
     job_records(&api.node, id).await?;
-    let names = api.node.series_names(id, &query.after).await?;
+    let names = told::names(&api.node, id, &query.after).await?;
     let next = names.series.last().filter(|_| names.has_more).map(|(key, _)| key.clone()).unwrap_or_default();
     let series = names.series.into_iter().map(|(key, count)| SeriesName { key, count }).collect();
     Ok(Json(SeriesNames { series, next }))

@@ -24,9 +24,33 @@ use utoipa::ToSchema;
 use crate::doctor::{Check, State};
 
 /// A command that changed something and has nothing else to say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// What changed, in one sentence.
+    /// What was done: `stop`, `delete`, `mark`, `drain`, `undrain`, `label`, `remove`, `pause`, `resume`, `shutdown`,
+    /// `describe`, `note`, `purge`, `set`, `forget`, `export`.
+    pub action: String,
+    /// The job that it was done to; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub job: String,
+    /// The id of the node that it was done to, or on; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
+    /// The project that it was done to; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub project: String,
+    /// The secret that it was done to; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub secret: String,
+    /// The key of the cached value that it was done to; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// The file that it was written to; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub file: String,
+    /// Rows that were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// The same in one sentence, for people.
     pub done: String,
 }
 

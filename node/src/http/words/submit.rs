@@ -293,7 +293,8 @@ impl SubmitRequest {
             return refuse("memory", ByteSize(self.memory_bytes).to_string(), format!("at most {MEMORY_MAX}"));
         }
         if self.gpus > GPUS_MAX {
-            return refuse("gpus", self.gpus.to_string(), format!("at most {GPUS_MAX}"));
+            let message = format!("{} GPUs are more than any machine has", self.gpus);
+            return Err(ErrorWord::bad_input(message, format!("ask for at most {GPUS_MAX}")));
         }
         if self.gpu_memory_bytes > GPU_MEMORY_MAX.0 {
             let given = ByteSize(self.gpu_memory_bytes).to_string();
@@ -434,7 +435,7 @@ pub(super) fn check_command(command: &[String]) -> Result<(), ErrorWord> {
 /// # Errors
 /// Empty, too long, or with characters that break paths and tables.
 pub fn check_project(name: &str) -> Result<(), ErrorWord> {
-    if name.is_empty() {
+    if name.trim().is_empty() {
         return Err(ErrorWord::bad_input("the project has no name", "give one with --project NAME"));
     }
     check_text("the project's name", name)?;
@@ -577,7 +578,7 @@ mod tests {
         assert_eq!(message(|r| r.cpu_milli = 0), "cpus 0 cannot be had");
         assert_eq!(message(|r| r.cpu_milli = u32::MAX), "cpus 4294967.295 cannot be had");
         assert_eq!(message(|r| r.memory_bytes = u64::MAX), "memory 16777216.0 TiB cannot be had");
-        assert_eq!(message(|r| r.gpus = 9_999), "gpus 9999 cannot be had");
+        assert_eq!(message(|r| r.gpus = 9_999), "9999 GPUs are more than any machine has");
         assert_eq!(message(|r| r.gpu_memory_bytes = 1), "GPU memory is asked for, but no GPU");
         assert_eq!(message(|r| r.timeout_s = u64::MAX), "timeout 18446744073709551615 s cannot be had");
         assert_eq!(message(|r| r.priority = i32::MIN), "priority -2147483648 cannot be had");
