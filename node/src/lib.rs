@@ -9,6 +9,7 @@ pub mod footprint;
 pub mod http;
 pub mod net;
 pub mod node;
+pub mod objects;
 pub mod sdk;
 pub mod store;
 pub mod track;

@@ -122,6 +122,14 @@ impl Identity {
     }
 }
 
+/// Whether `signature` is what [`Identity::sign_digest`] gives for `node`.
+pub(crate) fn is_signed(digest: ContentId, node: NodeId, signature: &[u8]) -> bool {
+    let (Ok(key), Ok(signature)) = (VerifyingKey::from_bytes(&node.0), Signature::from_slice(signature)) else {
+        return false;
+    };
+    key.verify_strict(&digest.0, &signature).is_ok()
+}
+
 impl std::fmt::Debug for Identity {
     /// Never prints the secret half.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -8,12 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::ContentId;
 use crate::codec::{self, DecodeError, Word, encode_body};
-use crate::entry::{Identity, LogId};
+use crate::entry::{Identity, LogId, is_signed};
 use crate::event::{Event, Frame};
 use crate::id::NodeId;
 use crate::log::{Head, VersionVector};
@@ -332,10 +331,7 @@ impl SnapshotName {
     /// Whether `signature` is what [`Self::sign`] gives for `node`.
     #[must_use]
     pub fn is_signed_by(&self, node: NodeId, signature: &[u8]) -> bool {
-        let (Ok(key), Ok(signature)) = (VerifyingKey::from_bytes(&node.0), Signature::from_slice(signature)) else {
-            return false;
-        };
-        key.verify_strict(&self.digest().0, &signature).is_ok()
+        is_signed(self.digest(), node, signature)
     }
 }
 

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::blob::ContentId;
+use crate::codec::encode_body;
+use crate::entry::{Identity, is_signed};
 use crate::event::INLINE_MAX;
 use crate::id::{NodeId, ParseIdError, hex, unhex};
 use crate::lease::keeper;
@@ -59,7 +61,27 @@ pub struct ValueRecord {
     pub kept: Option<(Stamp, bool)>,
 }
 
+/// Hashed in front of what is signed, so that no other signature can stand in its place.
+const CONTEXT: &[u8] = b"fnode cached value 1\n";
+
 impl ValueNote {
+    fn digest(&self, key: ValueKey) -> ContentId {
+        ContentId::of(&[CONTEXT, &key.0, &encode_body(self)].concat())
+    }
+
+    /// Says with a signature that the owner of `identity` keeps this very value for `key`, for readers that do not have
+    /// the log.
+    #[must_use]
+    pub fn sign(&self, key: ValueKey, identity: &Identity) -> Vec<u8> {
+        identity.sign_digest(self.digest(key))
+    }
+
+    /// Whether `signature` is what [`Self::sign`] gives for `node`.
+    #[must_use]
+    pub fn is_signed_by(&self, key: ValueKey, node: NodeId, signature: &[u8]) -> bool {
+        is_signed(self.digest(key), node, signature)
+    }
+
     /// Whether it rides in the journal: then every node that has its record has it, too.
     #[must_use]
     pub fn is_inline(&self) -> bool {
@@ -275,6 +297,18 @@ mod tests {
             assert_eq!(longest, 1, "{key}");
             assert!(!is_spare(key, nodes[0], std::iter::empty()), "the last copy is nobody's spare");
         }
+    }
+
+    #[test]
+    fn a_signature_is_of_one_value_for_one_key() {
+        let (ada, eve) = (Identity::from_seed([1; 32]), Identity::from_seed([2; 32]));
+        let (key, value) = (ValueKey([7; 32]), note(1, None));
+        let signature = value.sign(key, &ada);
+        assert!(value.is_signed_by(key, ada.node(), &signature));
+        assert!(!value.is_signed_by(ValueKey([8; 32]), ada.node(), &signature), "for another key");
+        assert!(!note(2, None).is_signed_by(key, ada.node(), &signature), "another value");
+        assert!(!value.is_signed_by(key, eve.node(), &signature), "by another maker");
+        assert!(!value.is_signed_by(key, ada.node(), &signature[1..]));
     }
 
     #[test]

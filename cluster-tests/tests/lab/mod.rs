@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 mod binary;
+pub(crate) mod bucket;
 pub(crate) mod network;
 pub(crate) mod output;
 pub(crate) mod processes;
@@ -47,6 +48,8 @@ pub(crate) struct Launch {
     pub(crate) respawn: bool,
     /// Further flags.
     pub(crate) args: Vec<String>,
+    /// Variables of the daemon.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 /// One node, running or not.
@@ -68,7 +71,7 @@ pub(crate) struct Lab {
 
 impl Default for Launch {
     fn default() -> Self {
-        Self { cpus: 2, respawn: false, args: Vec::new() }
+        Self { cpus: 2, respawn: false, args: Vec::new(), env: Vec::new() }
     }
 }
 
@@ -144,6 +147,7 @@ impl Lab {
         let mut command = self.program(node);
         command.args(arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
+        command.envs(self.nodes[node].launch.env.iter().cloned());
         command.env("FNODE_RESPAWN", if self.nodes[node].launch.respawn { "1" } else { "0" });
         self.nodes[node].daemon = Some(command.spawn().expect("fnode can be started"));
     }

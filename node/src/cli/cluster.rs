@@ -111,9 +111,15 @@ pub(crate) async fn gc(mut client: Client, args: &GcArgs, output: Output) -> Res
 /// `fnode doctor`: looks at this machine itself, with or without a daemon.
 pub(crate) async fn doctor(client: Client, port: u16, output: Output) -> Result<Exit, CliError> {
     let home = client.home().to_owned();
-    let running = client.with_any_version().get::<NodeInfo>("/node").await.is_ok();
+    let mut client = client.with_any_version();
+    let running = client.get::<NodeInfo>("/node").await.is_ok();
     let checks = crate::doctor::checks(&crate::doctor::Context::new(&home, port, running));
-    let findings = Findings { findings: checks.into_iter().map(Finding::from).collect() };
+    let mut findings = Findings { findings: checks.into_iter().map(Finding::from).collect() };
+    if running {
+        // The daemon's own credentials count, not those of who asks.
+        let storage: Findings = client.get("/storage").await?;
+        findings.findings.extend(storage.findings);
+    }
     let is_bad = findings.findings.iter().any(|finding| finding.verdict == Verdict::Bad);
     output.print(&findings, |findings| {
         let rows = findings.findings.iter().map(|finding| {

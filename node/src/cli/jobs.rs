@@ -16,7 +16,9 @@ use super::time::{ago, counted, date, length, now_unix_ms};
 use super::{compare, follow, get, graph, record, track};
 use crate::http::words::Done;
 use crate::http::words::explain::ExplanationWord;
-use crate::http::words::job::{AttemptWord, CheckpointWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord};
+use crate::http::words::job::{
+    ArchiveWord, AttemptWord, CheckpointWord, Counts, JobLine, JobPage, JobWord, MarkRequest, StateWord,
+};
 use crate::http::words::submit::SubmitAnswer;
 
 /// Jobs asked for at a time.
@@ -260,6 +262,7 @@ fn job_text(job: &JobWord) -> String {
         ("outputs", job.outputs.as_ref().map(bundle).unwrap_or_default()),
         ("checkpoint", job.checkpoint.as_ref().map(checkpoint_text).unwrap_or_default()),
         ("held by", job.held_by.as_deref().map(held_by).unwrap_or_default()),
+        ("archive", job.archive.as_ref().map(archive).unwrap_or_default()),
         ("coordinator", job.coordinator.as_ref().map(|node| node.name.clone()).unwrap_or_default()),
         ("tags", pairs(&line.tags)),
         ("note", job.note.clone()),
@@ -292,6 +295,17 @@ fn held_by(names: &[String]) -> String {
         [] => "no node that can be reached now; see fnode status".to_owned(),
         [one] => format!("1 node: {one}; what it left is lost if that one is"),
         several => format!("{} nodes: {}", several.len(), several.join(", ")),
+    }
+}
+
+/// Where what it left is beside the cluster, or why it is not.
+fn archive(archive: &ArchiveWord) -> String {
+    let ArchiveWord { place, archived_unix_ms, owed, why } = archive;
+    match (archived_unix_ms, owed, why.as_str()) {
+        (Some(at), ..) => format!("{place}, {}", date(*at)),
+        (None, true, "") => format!("{place}, on its way"),
+        (None, true, why) => format!("not yet, tried again: {why}"),
+        (None, false, why) => format!("not known now: {why}"),
     }
 }
 

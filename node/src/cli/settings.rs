@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::args::{StartArgs, address};
 use super::error::CliError;
 use super::values;
-use crate::node::{API_PORT, Config, Home, P2P_PORT, Retention};
+use crate::node::{API_PORT, Config, Home, P2P_PORT, Places, Retention};
+use crate::objects::Place;
 
 /// Longest name of a node, in bytes.
 const NAME_MAX: usize = 63;
@@ -52,6 +53,8 @@ pub(crate) struct Settings {
     retention: Setting<Option<Duration>>,
     blobs_max: Setting<Option<ByteSize>>,
     cache_max: Setting<Option<ByteSize>>,
+    archive: Setting<Option<Place>>,
+    cache_store: Setting<Option<Place>>,
     log_snapshot_every: Setting<u64>,
     log_horizon: Setting<Duration>,
 }
@@ -79,6 +82,8 @@ struct ConfigFile {
     retention: Option<toml::Value>,
     blobs_max: Option<toml::Value>,
     cache_max: Option<toml::Value>,
+    archive: Option<String>,
+    cache_store: Option<String>,
     log_snapshot_every: Option<u64>,
     log_horizon: Option<toml::Value>,
 }
@@ -133,6 +138,7 @@ impl Settings {
             |texts: Vec<String>, any| texts.iter().map(|text| address(text, any)).collect::<Result<Vec<_>, _>>();
         let flag = |texts: &Vec<String>| if texts.is_empty() { None } else { Some(texts.clone()) };
         let (retention, blobs_max) = source.limits(args, file.retention, file.blobs_max)?;
+        let [archive, cache_store] = source.places(args, [file.archive, file.cache_store])?;
         let split = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
         Ok(Self {
             name: source.pick(
@@ -182,6 +188,8 @@ impl Settings {
             retention,
             blobs_max,
             cache_max: source.cache_max(args, file.cache_max)?,
+            archive,
+            cache_store,
             log_snapshot_every: source.log_snapshot_every(file.log_snapshot_every)?,
             log_horizon: source.log_horizon(file.log_horizon)?,
             home,
@@ -206,6 +214,7 @@ impl Settings {
                 bytes_max: self.blobs_max.value,
                 cache_max: self.cache_max.value,
             },
+            places: Places { archive: self.archive.value, cache: self.cache_store.value },
             snapshot_rules: SnapshotRules { every: self.log_snapshot_every.value, horizon: self.log_horizon.value },
             exe,
             respawn_args: respawn,
@@ -240,10 +249,16 @@ impl Settings {
             shown("retention", self.retention.value.map_or_else(never, super::time::exact), &self.retention.origin),
             shown("blobs_max", self.blobs_max.value.map_or_else(never, |max| max.to_string()), &self.blobs_max.origin),
             shown("cache_max", self.cache_max.value.map_or_else(never, |max| max.to_string()), &self.cache_max.origin),
+            shown("archive", place(&self.archive.value), &self.archive.origin),
+            shown("cache_store", place(&self.cache_store.value), &self.cache_store.origin),
             shown("log_snapshot_every", self.log_snapshot_every.value.to_string(), &self.log_snapshot_every.origin),
             shown("log_horizon", super::time::exact(self.log_horizon.value), &self.log_horizon.origin),
         ]
     }
+}
+
+fn place(place: &Option<Place>) -> String {
+    place.as_ref().map_or_else(|| "this cluster".to_owned(), Place::to_string)
 }
 
 fn shown(name: &'static str, value: String, origin: &Origin) -> Shown {
@@ -308,6 +323,19 @@ impl Source<'_> {
     ) -> Result<Setting<Option<ByteSize>>, CliError> {
         let names = ("--cache-max", "FNODE_CACHE_MAX");
         self.cap("cache_max", args.cache_max, names, values::size, cache_max)
+    }
+
+    /// Object stores that the node writes to.
+    fn places(&self, args: &StartArgs, files: [Option<String>; 2]) -> Result<[Setting<Option<Place>>; 2], CliError> {
+        let [archive, cache_store] = files;
+        let some = |text: &str| Place::parse(text).map(Some);
+        let pick = |key, flag: &Option<String>, names, in_file: Option<String>| {
+            self.pick(key, flag.as_deref().map(some), names, some, in_file.map(|text| some(&text)), || None)
+        };
+        Ok([
+            pick("archive", &args.archive, ("--archive", "FNODE_ARCHIVE"), archive)?,
+            pick("cache_store", &args.cache_store, ("--cache-store", "FNODE_CACHE_STORE"), cache_store)?,
+        ])
     }
 
     /// The first that is given, in the order of precedence.

@@ -212,6 +212,12 @@ fn respawn_arguments(args: &StartArgs) -> Vec<String> {
     if let Some(max) = args.cache_max {
         add("--cache-max", max.0.to_string());
     }
+    if let Some(archive) = &args.archive {
+        add("--archive", archive.clone());
+    }
+    if let Some(store) = &args.cache_store {
+        add("--cache-store", store.clone());
+    }
     args.labels.iter().for_each(|(key, value)| add("--label", format!("{key}={value}")));
     if args.no_mdns {
         words.push("--no-mdns".to_owned());

@@ -257,6 +257,7 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
         outputs: outputs.map(bundle),
         checkpoint: job.and_then(|job| checkpoint(job, names)),
         held_by: None,
+        archive: None,
         coordinator: group.claim.map(|claim| names.of(claim.coordinator)),
         stop_wished: group.stop.is_some() || job.is_some_and(|job| job.stop.is_some()),
         kept: kept(&group.marks) || own.is_some_and(kept),

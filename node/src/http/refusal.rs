@@ -51,7 +51,9 @@ impl From<NodeError> for Refusal {
             NodeError::Timeout => ErrorCode::Timeout,
             NodeError::Removed(_) => ErrorCode::Conflict,
             NodeError::Unknown(_) => ErrorCode::NotFound,
-            NodeError::Unreachable(_) | NodeError::OutOfReach { .. } => ErrorCode::Unreachable,
+            NodeError::Unreachable(_) | NodeError::OutOfReach { .. } | NodeError::Archive { .. } => {
+                ErrorCode::Unreachable
+            }
             NodeError::Store(StoreError::DiskFull { .. }) => ErrorCode::DiskFull,
             NodeError::Blob(BlobError::Missing(_)) => ErrorCode::NotFound,
             NodeError::Blob(blob) if blob.is_disk_full() => ErrorCode::DiskFull,

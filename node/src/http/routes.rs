@@ -170,6 +170,7 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::GET, "/node", "The answering node", cluster::node).gives::<NodeInfo>(),
         Route::new(M::GET, "/status", "Nodes, what is free, unfinished jobs", cluster::status).gives::<Status>(),
         Route::new(M::GET, "/doctor", "What is wrong with this machine", cluster::doctor).gives::<Findings>(),
+        Route::new(M::GET, "/storage", "Whether the object stores that this node writes to work", cluster::storage).gives::<Findings>(),
         Route::new(M::POST, "/invite", "A ticket for the next node", cluster::invite).takes::<InviteRequest>().gives::<Invitation>(),
         Route::new(M::POST, "/pause", "Take no more jobs on this node", cluster::pause).gives::<Done>(),
         Route::new(M::POST, "/resume", "Take jobs on this node again", cluster::resume).gives::<Done>(),

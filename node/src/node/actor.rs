@@ -594,6 +594,7 @@ impl Actor {
     /// Tells who listens which jobs changed their state.
     async fn note_changes(&mut self, changed: &[(RecordKey, Record)]) {
         super::values::follow(&self.shared, changed);
+        self.shared.elsewhere.follow(changed);
         for (key, record) in changed {
             match (key, record) {
                 (RecordKey::Node(node), Record::Node(record)) if record.removed => {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::lease::{LeaseAnswer, Process};
-use proto::{AttemptId, ContentId, NodeId, ValueKey};
+use proto::{AttemptId, ContentId, JobId, NodeId, ValueKey};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::copies::{self, HeldRequest};
+use super::elsewhere::{Archived, recall};
 use super::evict;
 use super::flight::{self, Renewal};
 use super::handle::Shared;
@@ -44,6 +45,8 @@ pub(super) enum Question {
     Having(Vec<ContentId>),
     /// What the cache saved there.
     CacheHits,
+    /// Whether what a job left, that ran there, is in an archive.
+    Archived(JobId),
     /// No question: the asker has just removed the one who is told, and shuts the door next.
     Removed,
 }
@@ -68,6 +71,8 @@ pub(super) enum Answer {
     CacheHits(Vec<HitRow>),
     /// It is noted.
     Noted,
+    /// Whether it is.
+    Archived(Archived),
     /// It is known now.
     Removed,
 }
@@ -124,6 +129,7 @@ where
                     tokio::task::spawn_blocking(move || shared.values.hits.rows()).await.unwrap_or_default(),
                 )
             }
+            Question::Archived(job) => Answer::Archived(recall::answer(&shared, job).await),
             Question::Removed => {
                 shared.note_removed();
                 Answer::Removed
@@ -166,18 +172,26 @@ mod tests {
         let release = Question::Release { key, number: 7, stored: true };
         let samples = [("Secrets", &question), ("Series", &points), ("Held", &held), ("Removed", &Question::Removed)];
         let having = Question::Having(vec![crate::samples::content(0xcc)]);
-        let more = [("Having", &having), ("CacheHits", &Question::CacheHits), ("SeriesNames", &asked)];
+        let archived = Question::Archived(attempt.job);
+        let more = [
+            ("Archived", &archived),
+            ("Having", &having),
+            ("CacheHits", &Question::CacheHits),
+            ("SeriesNames", &asked),
+        ];
         let samples =
             [samples.as_slice(), &[("Lease", &lease), ("Renew", &renew), ("Release", &release)], &more].concat();
         let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
         check("node.Question", &samples);
         let here = Answer::Held(true);
         let lease = Answer::Lease(LeaseAnswer::Compute);
+        let owed =
+            Answer::Archived(Archived::Owed { place: "s3://lab/x".to_owned(), why: Some("it is down".to_owned()) });
         let samples = [("Secrets", &answer), ("Series", &page), ("Held", &here), ("Removed", &Answer::Removed)];
         let having = Answer::Having(vec![true, false]);
         let row = HitRow { project: "vision".to_owned(), user: "ada".to_owned(), hits: 2, saved_ms: 180_000 };
         let hits = Answer::CacheHits(vec![row]);
-        let more = [("Having", &having), ("CacheHits", &hits), ("SeriesNames", &names)];
+        let more = [("Archived", &owed), ("Having", &having), ("CacheHits", &hits), ("SeriesNames", &names)];
         let samples = [samples.as_slice(), &[("Lease", &lease), ("Noted", &Answer::Noted)], &more].concat();
         let samples: Vec<Sample> = samples.iter().map(|(name, word)| Sample::new(name, word, written(word))).collect();
         check("node.Answer", &samples);

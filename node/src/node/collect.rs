@@ -12,7 +12,7 @@ use proto::{ContentId, JobState, Manifest};
 use super::attempts::{Context, finished};
 use super::handle::Shared;
 use super::tracking::{self, Update};
-use super::{bundle, prepare, ran_with, tail, times, watch};
+use super::{bundle, elsewhere, prepare, ran_with, tail, times, watch};
 use crate::blobs::BlobStore;
 use crate::exec::protocol::Ended;
 
@@ -60,6 +60,7 @@ pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Colle
         let checkpoint = if goes_on { watch::store(&shared, &run) } else { None };
         let outputs = outputs(&shared, &run);
         let told = tracking::seal(&shared, run.attempt);
+        elsewhere::archive::owe(&shared, &run);
         let ran_with = has_started.then(|| shared.ran_withs.of(&shared, run.attempt));
         (checkpoint, outputs, log(&shared, &run), told, ran_with)
     };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use proto::ByteSize;
 use proto::snapshotting::SnapshotRules;
 
+use super::elsewhere::Places;
 use super::gc::Retention;
 use super::home::Home;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub gpus_max: Option<u32>,
     /// What happens to files of ended jobs by itself.
     pub retention: Retention,
+    /// Object stores that it writes to.
+    pub places: Places,
     /// When snapshots of the log are made, and how long entries that one covers are kept.
     pub snapshot_rules: SnapshotRules,
     /// The program that runs the runner: this one.
@@ -66,6 +69,7 @@ impl Config {
             memory_max: None,
             gpus_max: Some(0),
             retention: Retention::default(),
+            places: Places::default(),
             snapshot_rules: SnapshotRules::default(),
             exe,
             respawn_args: Vec::new(),

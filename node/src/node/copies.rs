@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::ask::{Answer, Question, ask};
 use super::bundle::{contents, read_manifest};
-use super::handle::{NodeError, Shared};
+use super::handle::{NodeError, NodeHandle, Shared};
 use crate::blobs::BlobStore;
 use crate::store::{GroupFilter, Parts, Store, StoreError};
 
@@ -52,6 +52,20 @@ impl HeldRequest {
             found.extend(contents(bundle, &read_manifest(blobs, bundle).ok()?));
         }
         found.iter().all(|&content| blobs.has(content).is_some()).then_some(found)
+    }
+}
+
+impl NodeHandle {
+    /// Nodes that have all that a job left, as far as they answer within a second, this one first.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn holders_of(&self, left: &Left) -> Result<Vec<NodeId>, NodeError> {
+        let others = self.providers().await?;
+        let (here, there) = tokio::join!(is_here(&self.shared, left), holders(&self.shared, left, &others));
+        let mut holders: Vec<NodeId> = here.then_some(self.shared.me).into_iter().collect();
+        holders.extend(there);
+        Ok(holders)
     }
 }
 

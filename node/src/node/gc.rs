@@ -152,6 +152,12 @@ fn millis(age: Duration) -> u64 {
 pub(super) fn needed(node: &NodeHandle, oldest_unix_ms: u64) -> Result<BTreeSet<ContentId>, NodeError> {
     // Peers come for snapshots of the log as for any blob.
     let mut needed: BTreeSet<ContentId> = node.snapshots().into_iter().map(|signed| signed.name.id).collect();
+    // What is still to be put into an archive stays until it is there.
+    for job in node.shared.elsewhere.jobs_owed() {
+        if let Some(record) = node.job(job)? {
+            add_job(node.blobs(), &record, &mut needed);
+        }
+    }
     let mut filter = GroupFilter { hidden: true, parts: Parts::Shown, ..GroupFilter::default() };
     loop {
         let groups = node.groups(&filter, BATCH)?;

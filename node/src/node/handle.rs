@@ -10,7 +10,6 @@ use std::time::Duration;
 use proto::entry::Position;
 use proto::event::Event;
 use proto::explain::Explanation;
-use proto::keeping::Left;
 use proto::log::VersionVector;
 use proto::record::{AttemptKey, GroupRecord, JobRecord, NodeRecord, Record, RecordKey};
 use proto::snapshot::SignedSnapshot;
@@ -21,7 +20,7 @@ use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::blob_link::BlobLink;
-use super::copies;
+use super::elsewhere::Elsewhere;
 use super::home::Home;
 use super::machine::Machine;
 use super::ran_with::RanWiths;
@@ -32,6 +31,7 @@ use super::tracking::Tracks;
 use super::values::Values;
 use crate::blobs::{BlobStore, FetchProgress};
 use crate::net::NetHandle;
+use crate::objects::Trouble;
 use crate::store::{GroupFilter, ProjectSummary, Store, StoreError};
 use crate::track::{Cut, Page};
 
@@ -60,6 +60,7 @@ pub(super) struct Shared {
     pub(super) machine: Machine,
     pub(super) ran_withs: RanWiths,
     pub(super) values: Values,
+    pub(super) elsewhere: Elsewhere,
     /// What goes on the path of every job's Python; `None`: it could not be written.
     pub(super) sdk: Option<PathBuf>,
     /// This program, for jobs that submit jobs.
@@ -188,6 +189,14 @@ pub enum NodeError {
     /// No node that can be reached has it.
     #[error("no node that can be reached has {0}; try again when more nodes are up (fnode status)")]
     Unreachable(String),
+    /// No node has it, and it cannot be had from its archive either.
+    #[error("no node that can be reached has {what}; {trouble}")]
+    Archive {
+        /// What was asked for.
+        what: String,
+        /// What is wrong with the archive, and what to do.
+        trouble: Box<Trouble>,
+    },
     /// It is known where something is, and that node does not answer.
     #[error("{what} is on node {node}, which cannot be reached; try again when it is back (fnode status)")]
     OutOfReach {
@@ -555,19 +564,6 @@ impl NodeHandle {
         let view = self.view().await?;
         let connected = view.nodes.iter().filter(|(_, seen)| seen.connected).map(|(&node, _)| node);
         Ok(connected.filter(|&node| node != view.me).collect())
-    }
-
-    /// Nodes that have all that a job left, as far as they answer within a second, this one first.
-    ///
-    /// # Errors
-    /// [`NodeError`].
-    pub async fn holders_of(&self, left: &Left) -> Result<Vec<NodeId>, NodeError> {
-        let others = self.providers().await?;
-        let (here, there) =
-            tokio::join!(copies::is_here(&self.shared, left), copies::holders(&self.shared, left, &others));
-        let mut holders: Vec<NodeId> = here.then_some(self.shared.me).into_iter().collect();
-        holders.extend(there);
-        Ok(holders)
     }
 
     /// The name of `node` for people, and whether a stream to it is open.

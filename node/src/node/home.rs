@@ -128,6 +128,18 @@ impl Home {
         self.0.join("cache.sock")
     }
 
+    /// What is owed to object stores, and what comes from there.
+    #[must_use]
+    pub fn elsewhere(&self) -> PathBuf {
+        self.0.join("elsewhere")
+    }
+
+    /// Variables of the clouds for a daemon that was started without them; 0600.
+    #[must_use]
+    pub fn storage_env(&self) -> PathBuf {
+        self.0.join("storage.env")
+    }
+
     /// Secrets that users gave; 0600 each. They never leave this directory.
     #[must_use]
     pub fn secrets(&self) -> PathBuf {

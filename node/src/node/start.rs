@@ -19,6 +19,7 @@ use super::attempts::{Attempts, Context};
 use super::blob_link::BlobLink;
 use super::cluster::{Cluster, ClusterError};
 use super::config::Config;
+use super::elsewhere::Elsewhere;
 use super::handle::{Command, NodeHandle, Shared, removed_text, unix_ms};
 use super::home::Home;
 use super::machine::Machine;
@@ -27,13 +28,14 @@ use super::ran_with::RanWiths;
 use super::secrets::Secrets;
 use super::tracking::{self, Tracks};
 use super::values::{self, Values};
-use super::{flight, value_socket};
+use super::{elsewhere, flight, value_socket};
 use crate::blobs::{BlobError, BlobStore};
 use crate::exec::client::{RunnerError, RunnerHandle, RunnerLaunch};
 use crate::exec::environment::{EnvironmentError, Environments};
 use crate::exec::inventory::Caps;
 use crate::exec::runner::RunnerFiles;
 use crate::net::{self, DialError, GateRules, IdentityError, Multiaddr, Net, NetConfig, NetError, NetHandle};
+use crate::objects::{Credentials, CredentialsError, Objects};
 use crate::store::{Recovered, Store, StoreError};
 
 /// Commands that may wait for the loop; beyond it, callers wait.
@@ -92,6 +94,9 @@ pub enum StartError {
     /// The environments' directory cannot be used.
     #[error(transparent)]
     Environments(#[from] EnvironmentError),
+    /// The file with credentials for object stores cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// The node belongs to a cluster with others already.
     #[error(
         "cannot join: the ticket is for cluster \"{theirs}\", this node belongs to \"{ours}\" with {others} other nodes; start with another --home, or ask a member of \"{ours}\" for a ticket (fnode invite)"
@@ -182,6 +187,11 @@ async fn begin(config: Config, store: Store, recovered: Recovered) -> Result<Run
     let sdk = sdk.map_err(|error| notices.push(format!("jobs cannot import foundations: {error}"))).ok();
     let cache = config.home.cache();
     let values = Values::open(&cache).map_err(|source| StartError::Home { dir: cache, source })?;
+    let credentials = Credentials::read(&config.home.storage_env())?;
+    let dir = config.home.elsewhere();
+    let (objects, places) = (Objects::new(credentials), config.places.clone());
+    let elsewhere = Elsewhere::open(dir.clone(), objects, places, Signer::from_seed(seed));
+    let elsewhere = elsewhere.map_err(|source| StartError::Home { dir, source })?;
     let shared = Arc::new(Shared {
         home: config.home.clone(),
         me,
@@ -196,6 +206,7 @@ async fn begin(config: Config, store: Store, recovered: Recovered) -> Result<Run
         machine: machine.clone(),
         ran_withs: RanWiths::default(),
         values,
+        elsewhere,
         sdk,
         exe: config.exe.clone(),
         is_removed: is_removed.into(),
@@ -251,6 +262,7 @@ async fn begin(config: Config, store: Store, recovered: Recovered) -> Result<Run
         Ok(listener) => drop(tokio::spawn(value_socket::serve(handle.clone(), listener))),
         Err(error) => notices.push(format!("programs keep cached values on this machine only: {error}")),
     }
+    tokio::spawn(elsewhere::deliver(handle.clone()));
     tokio::spawn(flight::keep_renewing(handle.clone()));
     tokio::spawn(values::adopt(handle.clone()));
     Ok(Running { handle, notices, addrs, is_new_cluster: is_new, ended })

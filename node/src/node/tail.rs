@@ -148,7 +148,11 @@ async fn sealed(
 ) -> Result<LogChunk, NodeError> {
     let is_here = log.is_inline() || node.blobs().has(log.content).is_some();
     if !is_here && node.fetch_blob(log.content, log.size).await.is_err() {
-        return Err(out_of_reach(node, job, worker).await);
+        match node.recall_log(job, log.content, log.size).await {
+            Ok(()) => {}
+            Err(NodeError::Unreachable(_)) => return Err(out_of_reach(node, job, worker).await),
+            Err(error) => return Err(error),
+        }
     }
     let (shared, log, size) = (node.shared.clone(), log.clone(), log.size);
     let read = move || -> Result<Vec<u8>, NodeError> {

@@ -16,10 +16,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::elsewhere::cached;
 use super::flight::{self, Found};
 use super::handle::{NodeError, NodeHandle, unix_ms};
 use super::value_files::RECORD_INLINE_MAX;
 use super::values::{self, Given, NAME_MAX, Offer};
+use crate::objects::Place;
 
 /// Programs at once: every worker of some busy pools.
 const CONNECTIONS_MAX: usize = 1024;
@@ -67,6 +69,8 @@ struct Ask {
     /// A value that is handed on, not found: it saved nobody anything.
     #[serde(default)]
     quiet: bool,
+    /// The object store that the project has for its values.
+    place: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,6 +84,7 @@ struct Store {
     inline: Option<String>,
     file: Option<String>,
     parts_digest: String,
+    place: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -267,9 +272,18 @@ impl Program {
         check_name("function", &ask.function)?;
         check_name("project", &ask.project)?;
         check_name("user", &ask.user)?;
+        let place = place_of(ask.place.as_deref());
         let wait = Duration::from_millis(ask.wait_ms).min(WAIT_MAX);
         let wanted = flight::want(&self.node, self.number, key, &ask.function, wait);
-        Ok(match wanted.await? {
+        let found = match wanted.await? {
+            // One process in the cluster looks elsewhere, while the others wait for it.
+            Found::Compute | Found::Alone if cached::bring(&self.node, key, place.as_ref()).await => {
+                flight::let_go(&self.node, self.number, key, true).await;
+                Found::Hit
+            }
+            found => found,
+        };
+        Ok(match found {
             Found::Hit => {
                 if !ask.quiet {
                     self.count_hit(key, ask.project, ask.user).await?;
@@ -298,8 +312,12 @@ impl Program {
 
     async fn store(&self, store: Store) -> Result<Said, Refused> {
         let key = key_of(&store.key)?;
+        let place = place_of(store.place.as_deref());
         let stored = match self.offer(key, store) {
-            Ok(offer) => values::keep(&self.node, offer).await.map_err(Refused::from),
+            Ok(offer) => {
+                let kept = values::keep(&self.node, offer).await.map_err(Refused::from);
+                kept.inspect(|_| cached::owe(&self.node.shared, key, place.as_ref()))
+            }
             Err(refused) => Err(refused),
         };
         flight::let_go(&self.node, self.number, key, stored.is_ok()).await;
@@ -361,6 +379,11 @@ fn lease_of(number: u64) -> String {
 
 fn wrong(message: &str) -> Refused {
     Refused("wrong_line", message.to_owned())
+}
+
+/// The object store that a program names; `None`: the node's own. What is no end point was refused where it was submitted.
+fn place_of(named: Option<&str>) -> Option<Place> {
+    named.and_then(|text| Place::parse(text).ok())
 }
 
 fn key_of(text: &str) -> Result<ValueKey, Refused> {

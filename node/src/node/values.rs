@@ -18,6 +18,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::copies;
+use super::elsewhere;
 use super::flight::Flights;
 use super::handle::{NodeError, NodeHandle, Shared, unix_ms};
 use super::hits::Hits;
@@ -282,6 +283,7 @@ pub(super) async fn purge(node: &NodeHandle, key: ValueKey) -> Result<(), NodeEr
     node.write(Event::ValuePurged { key }).await?;
     let shared = node.shared.clone();
     blocking(move || {
+        elsewhere::cached::forget(&shared, key);
         shared.values.files.remove(key);
         Ok(())
     })

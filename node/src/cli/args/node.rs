@@ -51,6 +51,12 @@ pub(crate) struct StartArgs {
     /// Keep at most so much of cached values: the least used go first
     #[arg(long, value_name = "SIZE", value_parser = values::size, allow_hyphen_values = true)]
     pub(crate) cache_max: Option<proto::ByteSize>,
+    /// Archive what jobs leave there: s3://BUCKET/PREFIX, gs://…, az://… or file:///DIRECTORY
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) archive: Option<String>,
+    /// Share cached values through an object store: s3://BUCKET/PREFIX, gs://…, az://… or file:///DIRECTORY
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) cache_store: Option<String>,
     /// A label of this node; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     pub(crate) labels: Vec<Pair>,

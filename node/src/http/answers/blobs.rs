@@ -182,7 +182,7 @@ pub(crate) async fn outputs(
     let Kept { job, bundles } = kept(&api.node, &id, query.whole > 0).await?;
     let mut manifest = Manifest { files: Vec::new() };
     for bundle in &bundles {
-        manifest = manifest.overlaid(&api.node.fetch_bundle(bundle.manifest).await?);
+        manifest = manifest.overlaid(&api.node.fetch_left(job, *bundle, |_| {}).await?);
     }
     let one = if let [one] = bundles.as_slice() { one.manifest.to_string() } else { String::new() };
     Ok(Json(Outputs {
@@ -217,7 +217,7 @@ pub(crate) async fn fetch_outputs(
     Path(id): Path<String>,
     Asked(query): Asked<OutputsQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
-    let Kept { bundles, .. } = kept(&api.node, &id, query.whole > 0).await?;
+    let Kept { job, bundles } = kept(&api.node, &id, query.whole > 0).await?;
     let (tell, told) = mpsc::channel(TOLD_MAX);
     tokio::spawn(async move {
         let mut last = FetchEvent { done: true, ..FetchEvent::default() };
@@ -227,7 +227,7 @@ pub(crate) async fn fetch_outputs(
                 // A reader that is behind sees the next one.
                 let _ = tell.try_send(FetchEvent { bytes_done, bytes_total, ..FetchEvent::default() });
             };
-            if let Err(error) = api.node.fetch_bundle_telling(bundle.manifest, progress).await {
+            if let Err(error) = api.node.fetch_left(job, bundle, progress).await {
                 last = FetchEvent { error: Some(Refusal::from(error).0), ..FetchEvent::default() };
                 break;
             }

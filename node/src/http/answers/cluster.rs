@@ -15,8 +15,11 @@ use crate::http::routes::Shared;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::job::JobLine;
 use crate::http::words::node::{LogWord, NodeInfo, Status};
-use crate::http::words::{CollectRequest, Collected, Done, Findings, Invitation, InviteRequest, ShutdownRequest};
+use crate::http::words::{
+    CollectRequest, Collected, Done, Finding, Findings, Invitation, InviteRequest, ShutdownRequest, Verdict,
+};
 use crate::http::{Api, document};
+use crate::node::elsewhere;
 use crate::node::gc::{self, Collection, Retention};
 use crate::node::{NodeError, NodeHandle};
 use crate::store::GroupFilter;
@@ -111,6 +114,24 @@ pub(crate) async fn doctor(State(Shared { api, .. }): State<Shared>) -> Answered
     });
     let said = said.await?.stdout;
     serde_json::from_str(said.trim()).map(Json).map_err(|error| no_doctor(&error.to_string()))
+}
+
+/// Writes, reads and removes a small file in each.
+pub(crate) async fn storage(State(Shared { api, .. }): State<Shared>) -> Answered<Findings> {
+    let findings = elsewhere::probe(&api.node).await.into_iter().map(|(subject, place, tried)| {
+        let subject = subject.to_owned();
+        match tried {
+            Ok(()) => {
+                let text = format!("{place} can be written and read");
+                Finding { subject, verdict: Verdict::Good, text, remedy: String::new() }
+            }
+            Err(line) => {
+                let (text, remedy) = line.split_once("; ").unwrap_or((&line, "see the daemon's log"));
+                Finding { subject, verdict: Verdict::Bad, text: text.to_owned(), remedy: remedy.to_owned() }
+            }
+        }
+    });
+    Ok(Json(Findings { findings: findings.collect() }))
 }
 
 fn no_doctor(why: &str) -> Refusal {

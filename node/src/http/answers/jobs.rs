@@ -21,9 +21,10 @@ use crate::http::routes::Shared;
 use crate::http::words::Done;
 use crate::http::words::error::{ErrorCode, ErrorWord};
 use crate::http::words::explain::ExplanationWord;
-use crate::http::words::job::{JobLine, JobPage, JobQuery, JobWord, MarkRequest, StateWord, WaitQuery};
+use crate::http::words::job::{ArchiveWord, JobLine, JobPage, JobQuery, JobWord, MarkRequest, StateWord, WaitQuery};
 use crate::http::words::record::RecordedWord;
 use crate::http::words::submit::check_label;
+use crate::node::elsewhere::Archived;
 use crate::node::{NodeError, NodeHandle, NodeNews, ViewSnapshot, unix_ms};
 use crate::store::{GroupFilter, Parts};
 
@@ -269,7 +270,23 @@ pub(crate) async fn show(State(Shared { api, .. }): State<Shared>, Path(id): Pat
         let (_, names) = view(&api.node).await?;
         word.held_by = Some(holders.into_iter().map(|node| names.name(node)).collect());
     }
+    if let Some(job) = &job {
+        word.archive = archive(api.node.archived(id, job).await?);
+    }
     Ok(Json(word))
+}
+
+fn archive(archived: Archived) -> Option<ArchiveWord> {
+    match archived {
+        Archived::No => None,
+        Archived::Done { place, unix_ms } => {
+            Some(ArchiveWord { place, archived_unix_ms: Some(unix_ms), ..ArchiveWord::default() })
+        }
+        Archived::Owed { place, why } => {
+            Some(ArchiveWord { place, owed: true, why: why.unwrap_or_default(), ..ArchiveWord::default() })
+        }
+        Archived::Unknown { place, why } => Some(ArchiveWord { place, why, ..ArchiveWord::default() }),
+    }
 }
 
 /// The whole record as a word; unfinished jobs as their coordinator sees them.

@@ -233,6 +233,9 @@ pub struct JobWord {
     /// left nothing but what every node has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<Vec<String>>,
+    /// Its archive in an object store; none: it has none, or left nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveWord>,
     /// Who sees it through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinator: Option<NodeRef>,
@@ -249,6 +252,21 @@ pub struct JobWord {
     /// Every execution, the oldest first; empty for an array as a whole.
     #[serde(default)]
     pub attempts: Vec<AttemptWord>,
+}
+
+/// Where what a job left is, beside the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ArchiveWord {
+    /// The end point.
+    pub place: String,
+    /// Since when it is there; none: it is not, or that cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived_unix_ms: Option<u64>,
+    /// Whether it is still to be put there.
+    pub owed: bool,
+    /// Why it is not there yet, or cannot be seen; empty: nothing went wrong.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// One execution of a job.
