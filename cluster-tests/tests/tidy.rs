@@ -26,11 +26,12 @@ const ARROWS: &[(&str, &str, &str)] = &[
     ("doctor", "exec", "what a machine lacks is told from its inventory"),
     ("http", "blobs", "handlers pack and stream files without a detour through the loop"),
     ("http", "exec", "one answer runs a command of the inventory"),
+    ("http", "objects", "an end point is checked where it is submitted"),
     ("http", "store", "the filters and summaries of listings are the store's words"),
 ];
 
 /// Shells of `node`: they know `proto`, not each other.
-const SHELLS: [&str; 5] = ["net", "store", "blobs", "exec", "http"];
+const SHELLS: [&str; 6] = ["net", "store", "blobs", "exec", "http", "objects"];
 
 /// One of our source files.
 struct Source {

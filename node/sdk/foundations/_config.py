@@ -17,6 +17,10 @@ _GPUS_MAX = 256
 _GIGABYTES_MAX = 1 << 20
 
 
+# Where configurations name object stores: our word, the section, its key.
+_END_POINTS = (("archive", "results_config", "archive_end_point"), ("cache_store", "cache_config", "end_point"))
+
+
 class ConfigManager:
     """Configuration by key: what was set, then files that were added, then ``FOUNDATIONS_<KEY>`` variables.
 
@@ -194,6 +198,28 @@ def find_submission_config(name: str) -> Optional[str]:
 def find_execution_config() -> Optional[str]:
     """The file that plain scripts were tracked with, ``config/execution/default.config.yaml``."""
     return _first_file("default.config.yaml", (os.path.join("config", "execution"),))
+
+
+def end_points(path: Optional[str]) -> Dict[str, str]:
+    """Object stores that a configuration names: ``archive``, ``cache_store``, each only where it is one.
+
+    Plain paths and ``local://``, which old projects have, mean this cluster. Without a file what is set counts.
+    """
+    from ._yaml import read_mapping
+
+    settings = config_manager.config() if path is None else read_mapping(path)
+    found = {}
+    for name, section, key in _END_POINTS:
+        entry = settings.get(section)
+        text = entry.get(key) if isinstance(entry, dict) else None
+        scheme, is_address, _ = str(text or "").partition("://")
+        if is_address and scheme in ("sftp", "ssh"):
+            from . import _console
+
+            _console.warning_once("{}:// is not supported; what jobs leave stays in this cluster".format(scheme))
+        elif is_address and scheme != "local":
+            found[name] = str(text)
+    return found
 
 
 def _first_file(filename: str, folders: tuple) -> Optional[str]:

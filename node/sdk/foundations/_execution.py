@@ -65,6 +65,8 @@ def begin() -> None:
 
 def _run() -> Dict[str, Any]:
     """What the daemon is told of this process. Cheap: packages and git are looked at when it ends."""
+    from . import _config
+
     directory = os.getcwd()
     run = {
         "project": _project(directory),
@@ -76,6 +78,9 @@ def _run() -> Dict[str, Any]:
     wished = os.environ.get("FOUNDATIONS_JOB_ID")
     if wished:
         run["job_id"] = wished
+    config = _config.find_execution_config()
+    if config is not None:
+        run.update(_config.end_points(config))
     return run
 
 
@@ -115,12 +120,15 @@ def _written_name() -> Optional[str]:
 
 def _variables(answer: Dict[str, Any], project: str) -> Dict[str, str]:
     """What a job finds in its environment, from the daemon's answer."""
-    from . import _context, _home
+    from . import _config, _context, _home
 
     address = _home.find()
     job = answer["job"]
     user = answer.get("user") or _context.user_name()
+    config = _config.find_execution_config()
+    places = {} if config is None else _config.end_points(config)
     variables = {
+        **{"FNODE_{}".format(name.upper()): place for name, place in places.items()},
         "FNODE_JOB_ID": job,
         "FNODE_PROJECT": project,
         "FNODE_USER": user,

@@ -77,6 +77,7 @@ def submit(
     words = words or ([] if program else ["main.py"])
     request = _request(directory, config, project_name, params, ram, num_gpus)
     request["command"] = _runnable(program + words, directory)
+    request["end_points"] = _config.end_points(_config.find_submission_config(scheduler_config))
     job = _launch(request)
     _console.info("Job submitted with ID '{}' in project '{}'.".format(job.job_name(), request["project"]))
     if stream_job_logs:
@@ -113,6 +114,7 @@ def deploy(
     config = _job_config.read(directory)
     request = _request(directory, config, project_name, params, None, None)
     request["command"] = _as_module(_runnable([_script(entrypoint, directory)], directory), directory)
+    request["end_points"] = _config.end_points(_config.find_environment(env))
     job = _launch(request, local=env == "local")
     _console.info("Job '{}' deployed.".format(job.job_name()))
     if env == "local":
@@ -184,6 +186,7 @@ def _request(
         "memory_bytes": 0 if ram is None else _config.ram_bytes(_config.check_ram(ram)),
         "gpus": _config.check_gpus(num_gpus),
         "environment": environment,
+        "end_points": _config.end_points(None),
     }
 
 
@@ -283,6 +286,8 @@ def _arguments(request: Dict[str, Any], params: Optional[str]) -> List[str]:
         arguments += ["--env", "{}={}".format(name, value)]
     # Jobs counted on what the machine had, and old requirements that nobody can install any more stop none.
     arguments += ["--environment", "lenient"]
+    for name, place in request["end_points"].items():
+        arguments += ["--{}".format(name.replace("_", "-")), place]
     # What is no plain JSON (NaN) lies in the directory alone; so does what is too large.
     if params is not None and len(params.encode("utf-8", "replace")) <= _PARAMS_MAX and '{"f":"' not in params:
         arguments += ["--params", params]

@@ -248,6 +248,29 @@ class Submit(Launching):
         self.assertFalse(os.path.exists(self.path("log")))
         self.assertEqual(sorted(os.listdir(self.project)), ["main.py", "project_code"])
 
+    def scheduler(self, text):
+        self.write("config/submission/lab.config.yaml", text)
+        os.chdir(self.path("."))
+        words, _ = self.asked(scheduler_config="lab")
+        return words[:-1]
+
+    def test_end_points_of_a_configuration_go_with_the_job(self):
+        ends = "results_config:\n  archive_end_point: {}\ncache_config:\n  end_point: {}\n"
+        words = self.scheduler(ends.format("s3://lab/x", "gcp://lab/y"))
+        self.assertEqual(words[-4:], ["--archive", "s3://lab/x", "--cache-store", "gcp://lab/y"])
+
+    def test_end_points_of_old_projects_mean_this_cluster_without_a_word(self):
+        ends = "results_config:\n  archive_end_point: {}\ncache_config:\n  end_point: {}\n"
+        for text in (ends.format("local://job_data", "/root/cache"), "results_config:\ncache_config: []\n", "a: 1\n"):
+            words = self.scheduler(text)
+            self.assertFalse([word for word in words if word in ("--archive", "--cache-store")], text)
+            self.assertFalse([line for line in self.lines if "WARNING" in line], self.lines)
+
+    def test_sftp_is_said_not_to_be_supported_and_the_job_runs(self):
+        words = self.scheduler("results_config:\n  archive_end_point: sftp://host/x\n")
+        self.assertNotIn("--archive", words)
+        self.assertIn("sftp:// is not supported", " ".join(self.lines))
+
     def test_arguments_are_the_documented_ones(self):
         names = set(inspect.signature(foundations.submit).parameters)
         wanted = (

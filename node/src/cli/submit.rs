@@ -1,5 +1,6 @@
 //! `fnode submit`: words become a request, the directory goes to the daemon, and the answer is told.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use proto::{ByteSize, GroupId};
@@ -17,6 +18,7 @@ use crate::http::words::error::ErrorCode;
 use crate::http::words::job::{JobWord, StateWord};
 use crate::http::words::node::NodeInfo;
 use crate::http::words::submit::{AfterWord, SubmitAnswer, SubmitRequest, check_project};
+use crate::objects::VARIABLES;
 
 /// Parameters ride in the log with the submission.
 const PARAMS_MAX: u64 = 128 << 10;
@@ -197,7 +199,7 @@ fn request(args: &SubmitArgs) -> Result<SubmitRequest, CliError> {
         labels: args.labels.iter().cloned().collect(),
         nodes: args.nodes.iter().cloned().collect(),
         data: args.data.iter().cloned().collect(),
-        env: args.env.iter().cloned().collect(),
+        env: env(args),
         secrets: args.secrets.iter().cloned().collect(),
         array: args.array.clone().unwrap_or_default(),
         timeout_s: args.timeout.map_or(0, |timeout| timeout.as_secs().max(1)),
@@ -211,6 +213,13 @@ fn request(args: &SubmitArgs) -> Result<SubmitRequest, CliError> {
         environment: None,
         checkout: None,
     })
+}
+
+/// Variables of the job; its end points are among them, so that whoever runs it knows them.
+fn env(args: &SubmitArgs) -> BTreeMap<String, String> {
+    let places = VARIABLES.iter().zip([&args.archive, &args.cache_store]);
+    let places = places.filter_map(|(name, place)| Some(((*name).to_owned(), place.clone()?)));
+    args.env.iter().cloned().chain(places).collect()
 }
 
 /// The given project, else the directory's name.

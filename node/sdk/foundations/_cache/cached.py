@@ -216,6 +216,9 @@ class Cached:
         project = _context.project_name() or saved.DEFAULT_PROJECT
         word: Dict[str, Any] = {"key": key, "function": self._keys.name, "project": project, "wait_ms": _WAIT_MS}
         word["user"] = _context.user_name()
+        place = os.environ.get("FNODE_CACHE_STORE")
+        if place:
+            word["place"] = place
         hits = 0
         while True:
             try:

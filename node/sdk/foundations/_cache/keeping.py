@@ -48,6 +48,9 @@ class Handover:
         }
         inline = None if self.data is None else b64encode(self.data).decode("ascii")
         word.update(lease=self.lease, inline=inline, file=self.file, parts_digest=self.digest)
+        place = os.environ.get("FNODE_CACHE_STORE")
+        if place:
+            word["place"] = place
         return {"store": word}
 
 

@@ -97,6 +97,12 @@ pub(crate) struct SubmitArgs {
     /// Do not keep files that it makes or changes
     #[arg(long, help_heading = "What it gets")]
     pub(crate) no_outputs: bool,
+    /// Archive what it leaves there instead of where its node does: s3://BUCKET/PREFIX, gs://…, az://…, file:///DIRECTORY
+    #[arg(long, value_name = "PLACE", help_heading = "What it gets")]
+    pub(crate) archive: Option<String>,
+    /// Share its cached values through that object store instead of its node's
+    #[arg(long, value_name = "PLACE", help_heading = "What it gets")]
+    pub(crate) cache_store: Option<String>,
 
     /// Many jobs as one group: 1-1000 or 1,5,7-9; each finds its index in FNODE_ARRAY_INDEX
     #[arg(long, value_name = "INDICES", value_parser = values::array, allow_hyphen_values = true,

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::console::Console;
 use super::error::AtlasError;
-use super::yaml::{ConfigError, read_map};
+use super::yaml::{ConfigError, Value, read_map};
 
 /// Names that need no file.
 const BUILT_IN: [&str; 2] = ["local", "scheduler"];
@@ -17,6 +18,10 @@ const SUBMISSION: &str = "config/submission";
 const EXECUTION: &str = "config/execution";
 /// V1 and V2: one file per environment.
 const ENVIRONMENTS: &str = "config";
+
+/// Where configurations name object stores: our flag, the section, its key.
+const END_POINTS: [(&str, &str, &str); 2] =
+    [("--archive", "results_config", "archive_end_point"), ("--cache-store", "cache_config", "end_point")];
 
 /// Where files are looked for.
 #[derive(Clone, Debug)]
@@ -51,6 +56,26 @@ impl Places {
             return Ok(self.check_readable(found.as_deref())?);
         }
         Err(AtlasError::Said(format!("Could not find submission configuration with name: `{name}`")))
+    }
+
+    /// Object stores that a configuration names: flags of `fnode submit` with what they are given. Plain paths and
+    /// `local://`, which old projects have, mean this cluster.
+    pub(crate) fn end_points(&self, name: &str, console: Console) -> Result<Vec<(&'static str, String)>, AtlasError> {
+        let mut found = Vec::new();
+        let Some(file) = self.find(name, &[ENVIRONMENTS, SUBMISSION]) else { return Ok(found) };
+        let settings = read_map(&file)?;
+        for (flag, section, key) in END_POINTS {
+            let Some(Value::Map(section)) = settings.get(section).map(|entry| &entry.value) else { continue };
+            let Some(Value::Text(text)) = section.get(key).map(|entry| &entry.value) else { continue };
+            match text.split_once("://").map(|(scheme, _)| scheme) {
+                None | Some("local") => {}
+                Some(scheme @ ("sftp" | "ssh")) => {
+                    console.warning(&format!("{scheme}:// is not supported; what jobs leave stays in this cluster"));
+                }
+                Some(_) => found.push((flag, text.clone())),
+            }
+        }
+        Ok(found)
     }
 
     /// The file of an environment. `None`: it is one that needs none.
@@ -135,6 +160,27 @@ mod tests {
     fn write(path: &Path) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, "").unwrap();
+    }
+
+    #[test]
+    fn only_object_stores_of_a_configuration_go_with_a_job() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        let file = dir.path().join("here/config/submission/lab.config.yaml");
+        let ends = |archive: &str, cache: &str| {
+            write(&file);
+            let text =
+                format!("results_config:\n  archive_end_point: {archive}\ncache_config:\n  end_point: {cache}\n");
+            std::fs::write(&file, text).unwrap();
+            let found = places.end_points("lab", Console::new(false)).unwrap();
+            found.into_iter().map(|(flag, place)| format!("{flag} {place}")).collect::<Vec<_>>()
+        };
+        assert_eq!(ends("s3://lab/x", "gcp://lab/y"), ["--archive s3://lab/x", "--cache-store gcp://lab/y"]);
+        assert_eq!(ends("local://job_data", "/root/cache"), [""; 0]);
+        assert_eq!(ends("sftp://host/x", "file:///mnt/cache"), ["--cache-store file:///mnt/cache"]);
+        std::fs::write(&file, "results_config:\ncache_config: []\n").unwrap();
+        assert_eq!(places.end_points("lab", Console::new(false)).unwrap(), []);
+        assert_eq!(places.end_points("scheduler", Console::new(false)).unwrap(), []);
     }
 
     #[test]

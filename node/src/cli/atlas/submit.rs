@@ -40,6 +40,8 @@ struct Wish {
     memory_bytes: u64,
     gpus: i128,
     environment: Vec<(String, String)>,
+    /// Flags that name object stores.
+    places: Vec<(&'static str, String)>,
     command: Vec<String>,
 }
 
@@ -59,7 +61,8 @@ pub(crate) async fn submit(mut client: Client, words: &SubmitWords, console: Con
         _ => command,
     };
     let command = runnable([program, command].concat(), &directory, console);
-    let wish = wish(directory, job_config, &words.needs, command);
+    let places = Places::of_process().end_points(&config, console)?;
+    let wish = Wish { places, ..wish(directory, job_config, &words.needs, command) };
     let job = launch(&mut client, &wish, console).await?.answer.id;
     console.info(&format!("Job submitted with ID '{job}' in project '{}'.", wish.project));
     match (words.stream_job_logs.0, words.needs.strict) {
@@ -80,7 +83,8 @@ pub(crate) async fn deploy(mut client: Client, words: &DeployWords, console: Con
         format!("{}.py", words.entrypoint.replace('.', "/"))
     };
     let command = as_module(runnable(vec![script], &directory, console), &directory);
-    let wish = wish(directory, job_config, &words.needs, command);
+    let places = Places::of_process().end_points(&words.env, console)?;
+    let wish = Wish { places, ..wish(directory, job_config, &words.needs, command) };
     let job = launch(&mut client, &wish, console).await?.answer.id;
     console.info(&format!("Job '{job}' deployed."));
     let is_quiet = std::env::var("DISABLE_LOG_STREAMING").is_ok_and(|word| word != "False" && !word.is_empty());
@@ -195,6 +199,7 @@ fn wish(directory: PathBuf, config: JobConfig, needs: &Needs, command: Vec<Strin
         memory_bytes: needs.ram_bytes.or(config.ram_bytes).unwrap_or(0),
         gpus: needs.num_gpus.map(i128::from).or(config.num_gpus).unwrap_or(0),
         environment,
+        places: Vec::new(),
         command,
         directory,
     }
@@ -285,6 +290,9 @@ fn arguments(wish: &Wish) -> Result<SubmitArgs, CliError> {
     }
     // Jobs counted on what the machine had, and old requirements that nobody can install any more stop none.
     words.extend(["--environment", "lenient"].map(str::to_owned));
+    for (flag, place) in &wish.places {
+        words.extend([(*flag).to_owned(), place.clone()]);
+    }
     // What is no plain JSON (NaN) lies in the directory alone; so does what is too large.
     let text = wish.params.as_ref().and_then(params::record_text).filter(|text| text.len() <= PARAMS_MAX);
     if let Some(text) = text {
@@ -421,6 +429,7 @@ mod tests {
     #[test]
     fn what_no_submission_may_say_is_one_line_without_our_flags() {
         let wish = |project: &str, gpus| Wish {
+            places: vec![("--archive", "s3://lab/x".to_owned())],
             directory: PathBuf::from("/x"),
             project: project.to_owned(),
             params: None,
@@ -430,6 +439,7 @@ mod tests {
             command: words(&["python", "main.py", "--json"]),
         };
         let args = arguments(&wish("p", 1)).unwrap();
+        assert_eq!(args.archive.as_deref(), Some("s3://lab/x"));
         assert_eq!(
             (args.command, args.gpus, args.memory.unwrap().0),
             (words(&["python", "main.py", "--json"]), Some(1), 5)

@@ -58,6 +58,7 @@ fn spec(node: &NodeHandle, request: &RunRequest, user: String, attended: Attende
         requirement: Requirement { nodes: here.into_iter().collect(), cpu_milli: 0, ..Requirement::default() },
         on_lost: OnLost::Fail,
         attends: Some(attended),
+        env: request.env(),
         ..GroupSpec::new(user, request.project.clone(), request.command.clone())
     }
 }

@@ -13,6 +13,7 @@ use super::explain::ExplanationWord;
 use super::job::StateWord;
 use super::node::NodeRef;
 use super::record::CheckoutWord;
+use crate::objects::{EndPoint, VARIABLES};
 
 /// No machine has more CPUs; a larger number is a slip of the hand. In thousandths.
 pub const CPU_MILLI_MAX: u32 = 16_384 * 1_000;
@@ -263,7 +264,9 @@ impl SubmitRequest {
         for (key, value) in &self.labels {
             check_label(key, value)?;
         }
-        for key in self.env.keys().chain(&self.secrets) {
+        check_places(&self.env)?;
+        let variables = self.env.keys().filter(|name| !VARIABLES.contains(&name.as_str()));
+        for key in variables.chain(&self.secrets) {
             check_variable(key)?;
         }
         if let Some(both) = self.secrets.iter().find(|name| self.env.contains_key(*name)) {
@@ -472,6 +475,17 @@ pub fn check_label(key: &str, value: &str) -> Result<(), ErrorWord> {
     check_text("a label's value", value)
 }
 
+/// Refuses end points of a job that are none.
+///
+/// # Errors
+/// Which, and what to write.
+pub fn check_places(env: &BTreeMap<String, String>) -> Result<(), ErrorWord> {
+    for (name, text) in VARIABLES.iter().filter_map(|&name| Some((name, env.get(name)?))) {
+        EndPoint::parse(text).map_err(|why| ErrorWord::bad_input(format!("{name} cannot be used"), why))?;
+    }
+    Ok(())
+}
+
 /// Refuses what cannot name a variable of an environment, and those that the node sets itself.
 ///
 /// # Errors
@@ -549,6 +563,20 @@ mod tests {
             command: vec!["python".to_owned(), "train.py".to_owned()],
             ..SubmitRequest::default()
         }
+    }
+
+    #[test]
+    fn end_points_of_a_job_are_checked_when_it_is_submitted() {
+        let check = |name: &str, place: &str| {
+            let env = BTreeMap::from([(name.to_owned(), place.to_owned())]);
+            SubmitRequest { env, ..request() }.check()
+        };
+        for place in ["s3://lab/x", "gs://lab", "az://box/x", "file:///mnt/x", "local://job_data", "/plain/path"] {
+            assert!(check("FNODE_ARCHIVE", place).is_ok() && check("FNODE_CACHE_STORE", place).is_ok(), "{place}");
+        }
+        let refused = check("FNODE_ARCHIVE", "sftp://host/x").unwrap_err();
+        assert!(refused.message.contains("FNODE_ARCHIVE") && refused.hint.contains("sftp:// is not supported"));
+        assert!(check("FNODE_HOME", "s3://lab/x").is_err());
     }
 
     fn message(change: impl FnOnce(&mut SubmitRequest)) -> String {

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::objects::VARIABLES;
+
 /// A job's own word: parameters, metrics, artifacts. What it did not tell is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrackedWord {
@@ -150,6 +152,12 @@ pub struct RunRequest {
     pub pid: u32,
     /// A name that its user chose for it.
     pub job_id: Option<String>,
+    /// Where what it leaves is archived, instead of where its node does; empty: there.
+    #[serde(default)]
+    pub archive: String,
+    /// The object store for its cached values, instead of its node's; empty: that.
+    #[serde(default)]
+    pub cache_store: String,
 }
 
 /// Where a script that became a job tells of itself.
@@ -184,7 +192,15 @@ impl RunRequest {
         if self.job_id.as_ref().is_some_and(|id| id.len() > 128 || id.chars().any(char::is_control)) {
             return refuse("the job id is longer than 128 bytes, or not printable", "choose another");
         }
-        Ok(())
+        super::submit::check_places(&self.env())
+    }
+
+    /// The variables that name its end points.
+    #[must_use]
+    pub fn env(&self) -> BTreeMap<String, String> {
+        let places = VARIABLES.iter().zip([&self.archive, &self.cache_store]);
+        let named = places.filter(|(_, place)| !place.is_empty());
+        named.map(|(name, place)| ((*name).to_owned(), place.clone())).collect()
     }
 }
 
