@@ -73,10 +73,16 @@ class Yaml(support.Case):
 
     def test_what_is_not_read_is_refused_with_file_and_line(self):
         for text, message in (
-            ("a: &x 1", "f.yaml:1: an anchor is not supported here"),
-            ("a: 1\nb: *x", "f.yaml:2: an alias is not supported here"),
-            ("a: !!python/object:os.system x", "f.yaml:1: a tag is not supported here"),
-            ("<<: {a: 1}", "f.yaml:1: a merge key is not supported here"),
+            ("a: 1\nb: *x", "f.yaml:2: `*x` has no `&x` before it"),
+            ("a: &x [1, *x]", "f.yaml:1: `*x` stands inside of `&x`"),
+            ("a: & 1", "f.yaml:1: a value has one anchor with a name, and one tag"),
+            ("a: &x &y 1", "f.yaml:1: a value has one anchor with a name, and one tag"),
+            ("a: !!python/object:os.system x", "f.yaml:1: the tag !!python/object:os.system is not supported"),
+            ("a: !!bool 1", "f.yaml:1: this is no !!bool"),
+            ("<<: 1", "f.yaml:1: `<<` takes keys with values"),
+            ("a: <<", "f.yaml:1: `<<` is a key"),
+            ("a: {[1]: 2}", "f.yaml:1: a key is a list"),
+            ("a: " + "9" * 5000, "f.yaml:1: this number is too large"),
             ("a: 1\n b: 2", "f.yaml:2: a key stands inside of a value"),
             ("a: [1, 2", "f.yaml:1: a bracket is not closed"),
             ('a: "x', "f.yaml:1: a quote is not closed"),
@@ -95,6 +101,23 @@ class Yaml(support.Case):
             with self.assertRaises(foundations.ConfigurationError, msg=text) as caught:
                 self.parse(text)
             self.assertTrue(str(caught.exception).startswith(message), (text, str(caught.exception)))
+
+    def test_what_aliases_repeat_is_bounded_in_number_in_text_and_in_depth(self):
+        """The same bounds as in the program's own test of `yaml.rs`."""
+        for start, allowed, pattern, message in (
+            ("[" + "1, " * 998 + "1]", 100, None, "aliases unfold to more than 100000 values"),
+            ("x" * (1 << 19), 16, None, "aliases unfold to more than 8 MiB of text"),
+            ("[" * 33 + "]" * 33, 31, "nested", "nested deeper than 64 levels"),
+        ):
+
+            def text(count, start=start, pattern=pattern):
+                many = "[" * count + "*a" + "]" * count if pattern else "[" + "*a, " * (count - 1) + "*a]"
+                return "a: &a {}\nb: {}".format(start, many)
+
+            self.parse(text(allowed))
+            with self.assertRaises(foundations.ConfigurationError) as caught:
+                self.parse(text(allowed + 1))
+            self.assertEqual(str(caught.exception), "f.yaml:2: " + message)
 
     def test_no_text_does_anything_but_give_a_value_or_refuse(self):
         import random
@@ -116,6 +139,10 @@ class Yaml(support.Case):
             "#",
             "|",
             ">",
+            "&a ",
+            "*a",
+            "<<: ",
+            "!!str ",
             "&",
             "*",
             "1",
