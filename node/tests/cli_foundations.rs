@@ -459,6 +459,39 @@ fn an_array_that_runs_in_part_loses_only_what_waits() {
 }
 
 #[test]
+fn what_a_job_removed_does_not_come_back() {
+    let node = Node::started("alpha");
+    let script = "rm gone; rm -r folder; rm swapped; mkdir swapped; echo s > swapped/inside; mv Name name";
+    let dir = project(&node, "p", script);
+    for path in ["gone", "folder/a", "folder/b/c", "swapped", "Name", "stays"] {
+        write(&dir.join(path), path);
+    }
+    let id = submit(&node, &dir, &[]);
+    node.completed(&id);
+    ok(&node, &["get", "job", "scheduler", &id, "--save_dir", "job"]);
+    let got = node.json(&["job", "get", &id, "--whole", "--to", "all"]);
+    assert_eq!(got["removed"], json!(["Name", "folder/a", "folder/b/c", "gone", "swapped"]), "{got:#}");
+    for place in ["job", "all"] {
+        let is_there = |path: &str| node.file(place).join(path).exists();
+        assert!(is_there("run.sh") && is_there("stays") && is_there("swapped/inside") && is_there("name"), "{place}");
+        assert!(!is_there("gone") && !is_there("folder") && !is_there("Name"), "{place}");
+    }
+    node.ok(&["job", "get", &id, "--to", "made"]);
+    assert!(node.file("made/swapped/inside").exists() && !node.file("made/stays").exists());
+
+    // One that made nothing has no outputs, also when it removed something.
+    let dir = project(&node, "q", "rm gone");
+    write(&dir.join("gone"), "gone");
+    let id = submit(&node, &dir, &[]);
+    node.completed(&id);
+    let shown = node.json(&["job", "show", &id]);
+    assert_eq!(shown["outputs"], json!(null), "{shown:#}");
+    said(&node, &["get", "artifacts", "scheduler", &id], &format!("Error: Could not download Job {id}"));
+    node.ok(&["job", "get", &id, "--whole", "--to", "rest"]);
+    assert!(node.file("rest/run.sh").exists() && !node.file("rest/gone").exists());
+}
+
+#[test]
 fn what_a_job_made_is_copied_to_where_it_is_wanted() {
     let node = Node::started("alpha");
     let script = "mkdir -p models/a notes; echo m > models/a/m; echo n > notes/n; echo log";

@@ -19,6 +19,9 @@ pub struct ContentId(pub [u8; 32]);
 pub struct Manifest {
     /// Sorted by path, each path once.
     pub files: Vec<ManifestFile>,
+    /// Of a job's outputs: files of its bundle that it removed, of a directory each file in it. Sorted, each once. Empty
+    /// for a bundle.
+    pub removed: Vec<String>,
 }
 
 /// One entry of a [`Manifest`].
@@ -54,7 +57,7 @@ pub enum ManifestError {
     /// Absolute, empty, or with an empty, `.` or `..` part, a NUL byte or a backslash.
     #[error("path {0:?} leaves the bundle or is not plain")]
     Path(String),
-    /// Out of order or twice.
+    /// Out of order or twice, or removed and there.
     #[error("path {0:?} is not in sorted order or appears twice")]
     Order(String),
     /// Two paths that a case-insensitive file system would take for one.
@@ -112,12 +115,15 @@ impl Manifest {
         })
     }
 
-    /// This directory after the files of `over` were made or changed in it. A path of `over` takes the place of whatever
-    /// lay there, below it, or in its way.
+    /// This directory after what `over` says was removed from it, and the files of `over` made or changed in it. A path of
+    /// `over` takes the place of whatever lay there, below it, or in its way.
     #[must_use]
     pub fn overlaid(&self, over: &Self) -> Self {
         let mut files: BTreeMap<&str, &ManifestFile> =
             self.files.iter().map(|file| (file.path.as_str(), file)).collect();
+        for path in &over.removed {
+            files.remove(path.as_str());
+        }
         for file in &over.files {
             let path = file.path.as_str();
             let below = format!("{path}/");
@@ -127,7 +133,7 @@ impl Manifest {
             }
             files.insert(path, file);
         }
-        Self { files: files.into_values().cloned().collect() }
+        Self { files: files.into_values().cloned().collect(), removed: Vec::new() }
     }
 
     /// Checks everything that unpacking relies on: order, plain paths, no case twins, links inside.
@@ -152,7 +158,22 @@ impl Manifest {
                 check_link(&file.path, target)?;
             }
         }
+        self.check_removed()?;
         self.check_directories(&folded)
+    }
+
+    /// What is removed may differ in case from what is there: a file may have been renamed to that.
+    fn check_removed(&self) -> Result<(), ManifestError> {
+        for (at, path) in self.removed.iter().enumerate() {
+            if !is_plain(path) {
+                return Err(ManifestError::Path(path.clone()));
+            }
+            let is_sorted = at == 0 || self.removed[at - 1] < *path;
+            if !is_sorted || self.files.binary_search_by(|file| file.path.cmp(path)).is_ok() {
+                return Err(ManifestError::Order(path.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// No proper prefix of a path is itself a file: also not through a name that differs in case.
@@ -237,6 +258,10 @@ mod tests {
         }
     }
 
+    fn of(files: Vec<ManifestFile>) -> Manifest {
+        Manifest { files, removed: Vec::new() }
+    }
+
     fn link(path: &str, target: &str) -> ManifestFile {
         ManifestFile { path: path.to_owned(), kind: FileKind::Link(target.to_owned()) }
     }
@@ -244,7 +269,7 @@ mod tests {
     #[test]
     fn an_honest_manifest_passes() {
         let files = vec![file("a/b.py"), link("a/c", "../d"), file("d")];
-        assert_eq!(Manifest { files }.check(), Ok(()));
+        assert_eq!(of(files).check(), Ok(()));
     }
 
     #[test]
@@ -254,24 +279,47 @@ mod tests {
             ..file("b")
         };
         let empty = |path: &str| ManifestFile { path: path.to_owned(), kind: FileKind::EmptyDirectory };
-        let given = Manifest { files: vec![file("a"), file("b"), file("c/d"), file("c/e"), empty("f"), file("g")] };
-        let made = Manifest { files: vec![file("a/new"), changed.clone(), file("c"), file("f/x")] };
+        let given = of(vec![file("a"), file("b"), file("c/d"), file("c/e"), empty("f"), file("g")]);
+        let made = of(vec![file("a/new"), changed.clone(), file("c"), file("f/x")]);
         let both = given.overlaid(&made);
         assert_eq!(both.files, vec![file("a/new"), changed, file("c"), file("f/x"), file("g")]);
         assert_eq!(both.check(), Ok(()));
-        assert_eq!(given.overlaid(&Manifest { files: Vec::new() }), given);
+        assert_eq!(given.overlaid(&of(Vec::new())), given);
+    }
+
+    #[test]
+    fn what_was_removed_is_gone_unless_it_was_made_again() {
+        let given = of(vec![file("a"), file("b"), file("d/x"), file("d/y"), file("e/z")]);
+        let removed = ["A", "b", "d", "d/x", "e/z"].map(str::to_owned).to_vec();
+        let made = Manifest { files: vec![file("a"), file("b/new"), file("e")], removed };
+        assert_eq!(made.check(), Ok(()), "a path that differs in case from one that is there");
+        assert_eq!(given.overlaid(&made), of(vec![file("a"), file("b/new"), file("d/y"), file("e")]));
+    }
+
+    #[test]
+    fn what_was_removed_is_named_plainly_in_order_and_is_not_there() {
+        let check = |removed: &[&str]| {
+            let removed = removed.iter().map(|&path| path.to_owned()).collect();
+            Manifest { files: vec![file("a")], removed }.check()
+        };
+        assert_eq!(check(&["b", "c/d"]), Ok(()));
+        assert_eq!(check(&["../x"]), Err(ManifestError::Path("../x".to_owned())));
+        assert_eq!(check(&["/x"]), Err(ManifestError::Path("/x".to_owned())));
+        for (removed, path) in [(["c", "b"], "b"), (["b", "b"], "b"), (["a", "b"], "a")] {
+            assert_eq!(check(&removed), Err(ManifestError::Order(path.to_owned())));
+        }
     }
 
     #[test]
     fn paths_that_leave_the_bundle_are_refused() {
         for path in ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/", "a\0", "a\\b"] {
-            assert_eq!(Manifest { files: vec![file(path)] }.check(), Err(ManifestError::Path(path.to_owned())));
+            assert_eq!(of(vec![file(path)]).check(), Err(ManifestError::Path(path.to_owned())));
         }
     }
 
     #[test]
     fn twins_disorder_and_overlaps_are_refused() {
-        let check = |files| Manifest { files }.check();
+        let check = |files| of(files).check();
         assert_eq!(check(vec![file("b"), file("a")]), Err(ManifestError::Order("a".to_owned())));
         assert_eq!(check(vec![file("a"), file("a")]), Err(ManifestError::Order("a".to_owned())));
         assert_eq!(check(vec![file("A"), file("a")]), Err(ManifestError::CaseTwins("a".to_owned())));
@@ -285,7 +333,7 @@ mod tests {
         for (path, target) in
             [("a", "/etc"), ("a", ".."), ("a/b", "../../x"), ("a", ""), ("a", "b/../../c"), ("x/a", "b/..")]
         {
-            assert!(Manifest { files: vec![link(path, target)] }.check().is_err(), "{path} -> {target}");
+            assert!(of(vec![link(path, target)]).check().is_err(), "{path} -> {target}");
         }
     }
 }

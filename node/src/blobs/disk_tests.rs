@@ -347,11 +347,11 @@ fn a_bundle_that_cannot_be_trusted_leaves_nothing() {
     ];
     let arena = bench.dir("arena", &[]);
     for files in hostile {
-        let manifest = Manifest { files };
+        let manifest = Manifest { files, ..Manifest::default() };
         let error = bench.store.unpack(&manifest, &arena.join("dest")).unwrap_err();
         assert_eq!(fs::read_dir(&arena).unwrap().count(), 0, "{error}");
     }
-    let manifest = Manifest { files: vec![file("a", content, 1)] };
+    let manifest = Manifest { files: vec![file("a", content, 1)], ..Manifest::default() };
     tear(&bench.store, content);
     let error = bench.store.unpack(&manifest, &arena.join("dest")).unwrap_err();
     assert!(matches!(error, UnpackError::Store(BlobError::Corrupt(id)) if id == content), "{error}");
@@ -369,7 +369,7 @@ fn outputs_are_what_the_job_made_or_changed() {
     bench.store.unpack(&packed.manifest, &work).unwrap();
     let collect = |limit| bench.store.collect_outputs(&work, Some(&packed.manifest), limit).unwrap();
     let untouched = collect(u64::MAX);
-    assert!(untouched.manifest.files.is_empty() && untouched.skipped.is_empty());
+    assert_eq!((untouched.manifest, untouched.skipped), (Manifest::default(), Vec::new()));
 
     // The same length and, put back, the same time: only the change time tells.
     let then = fs::metadata(work.join("edited")).unwrap().modified().unwrap();
@@ -388,6 +388,7 @@ fn outputs_are_what_the_job_made_or_changed() {
 
     let outputs = collect(u64::MAX);
     assert_eq!(paths(&outputs.manifest), ["best", "edited", "results/metrics", "results/model"]);
+    assert_eq!(outputs.manifest.removed, ["gone"]);
     assert_eq!((outputs.total_bytes, outputs.new_bytes), (1008, 1008));
     let skipped: Vec<_> = outputs.skipped.iter().map(|s| (s.path.as_str(), s.reason)).collect();
     assert_eq!(skipped, [("pipe", SkipReason::CannotTravel), ("out", SkipReason::LinkLeaves)]);
@@ -399,6 +400,39 @@ fn outputs_are_what_the_job_made_or_changed() {
 
     let scratch = bench.dir("scratch", &[("new", "n")]);
     assert_eq!(paths(&bench.store.collect_outputs(&scratch, None, 10).unwrap().manifest), ["new"]);
+}
+
+#[test]
+fn what_the_job_removed_is_told_and_what_is_merely_not_collected_is_not() {
+    let bench = bench();
+    let names =
+        ["a", "d/x", "d/y/z", "node_modules/left", "node_modules/gone", "Old", "link/x", "now_dir", "now_link/x"];
+    let files: Vec<_> = names.iter().map(|&name| (name, name)).collect();
+    let dir = bench.dir("job", &files);
+    fs::write(dir.join(".fnodeignore"), "!node_modules/\n").unwrap();
+    fs::create_dir(dir.join("empty")).unwrap();
+    let packed = bench.pack(&dir).unwrap();
+    assert!(paths(&packed.manifest).contains(&"node_modules/left"), "{:?}", paths(&packed.manifest));
+    let work = bench.tmp.path().join("work");
+    bench.store.unpack(&packed.manifest, &work).unwrap();
+    fs::remove_dir_all(work.join("d")).unwrap();
+    fs::write(work.join("d"), "a file now").unwrap();
+    fs::remove_file(work.join("node_modules/gone")).unwrap();
+    fs::rename(work.join("Old"), work.join("OLD")).unwrap();
+    fs::remove_dir(work.join("empty")).unwrap();
+    // A directory of what cannot travel, and a link to where a file of that name is.
+    fs::remove_file(work.join("now_dir")).unwrap();
+    fs::create_dir(work.join("now_dir")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, work.join("now_dir/pipe"), rustix::fs::Mode::RUSR).unwrap();
+    fs::remove_dir_all(work.join("now_link")).unwrap();
+    symlink("link", work.join("now_link")).unwrap();
+
+    let outputs = bench.store.collect_outputs(&work, Some(&packed.manifest), u64::MAX).unwrap().manifest;
+    assert_eq!(outputs.check(), Ok(()));
+    assert_eq!(paths(&outputs), ["OLD", "d", "now_link"]);
+    assert_eq!(outputs.removed, ["Old", "d/x", "d/y/z", "empty", "node_modules/gone", "now_dir", "now_link/x"]);
+    let whole = packed.manifest.overlaid(&outputs);
+    assert_eq!(paths(&whole), [".fnodeignore", "OLD", "a", "d", "link/x", "node_modules/left", "now_link"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What a job left behind: [`BlobStore::collect_outputs`] stores every file of its directory that it made
-//! or changed, as a manifest of their own.
+//! or changed, as a manifest of their own that also names what it removed.
 //!
 //! A file whose stat is what unpacking recorded (size, mtime, ctime, inode; see `stat_cache.rs`) is not
 //! read again. That is safe because unpacking dates files back: any later write changes the mtime, and a
@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use proto::blob::FileKind;
@@ -24,7 +25,7 @@ const SKIPPED_MAX: usize = 1_000;
 /// A job's outputs, in the store.
 #[derive(Debug, Default)]
 pub struct Outputs {
-    /// What the job made or changed, by path in its directory. Passes [`Manifest::check`].
+    /// What the job made, changed or removed, by path in its directory. Passes [`Manifest::check`].
     pub manifest: Manifest,
     /// Sum of the sizes of its files in bytes.
     pub total_bytes: u64,
@@ -83,7 +84,7 @@ impl BlobStore {
         limit_bytes: u64,
     ) -> Result<Outputs, PackError> {
         let dir = fs::canonicalize(dir).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => PackError::NotFound(dir.to_owned()),
+            ErrorKind::NotFound => PackError::NotFound(dir.to_owned()),
             _ => PackError::Unreadable { path: dir.to_owned(), source },
         })?;
         let mut outputs = Outputs::default();
@@ -95,7 +96,8 @@ impl BlobStore {
         let original: BTreeMap<&str, &FileKind> =
             original.iter().flat_map(|manifest| &manifest.files).map(|file| (file.path.as_str(), &file.kind)).collect();
         let cache = if original.is_empty() { StatCache::default() } else { StatCache::load(self, &dir) };
-        let mut encoded_len = 0;
+        outputs.manifest.removed = removed(&dir, &found, &original);
+        let mut encoded_len = encoded_len_max(&outputs.manifest);
         for entry in &found {
             if is_unchanged(entry, original.get(entry.path.as_str()).copied(), &cache) {
                 continue;
@@ -199,6 +201,28 @@ fn size_of(file: &ManifestFile) -> u64 {
     match file.kind {
         FileKind::File { size, .. } => size,
         FileKind::Link(_) | FileKind::EmptyDirectory => 0,
+    }
+}
+
+/// What was there and is not. What was merely not walked (a directory that may not be read, one of caches) is there.
+fn removed(dir: &Path, found: &[Found], original: &BTreeMap<&str, &FileKind>) -> Vec<String> {
+    let is_found = |path: &str| found.binary_search_by(|entry| entry.path.as_str().cmp(path)).is_ok();
+    let gone = original.iter().filter(|&(path, was)| !is_found(path) && is_gone(&dir.join(path), was));
+    gone.map(|(path, _)| (*path).to_owned()).collect()
+}
+
+fn is_gone(path: &Path, was: &FileKind) -> bool {
+    let is_missing = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+    let Some(parent) = path.parent() else { return false };
+    match fs::canonicalize(parent) {
+        // Through a link one would see a file that lies elsewhere.
+        Ok(real) if real != parent => return true,
+        Ok(_) => {}
+        Err(error) => return is_missing(&error),
+    }
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.is_dir() && !matches!(was, FileKind::EmptyDirectory),
+        Err(error) => is_missing(&error),
     }
 }
 

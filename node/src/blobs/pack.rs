@@ -263,7 +263,7 @@ pub(super) fn skeleton(found: &[Found]) -> Manifest {
             FoundKind::EmptyDirectory => FileKind::EmptyDirectory,
         },
     });
-    Manifest { files: files.collect() }
+    Manifest { files: files.collect(), ..Manifest::default() }
 }
 
 pub(super) fn set_content(file: &mut ManifestFile, id: ContentId, length: u64) {
@@ -290,7 +290,7 @@ pub(super) fn encoded_len_max(manifest: &Manifest) -> usize {
         FileKind::Link(target) => file.path.len() + target.len(),
         _ => file.path.len(),
     });
-    texts.map(|len| len + ENTRY_BYTES).sum()
+    texts.chain(manifest.removed.iter().map(String::len)).map(|len| len + ENTRY_BYTES).sum()
 }
 
 /// A system error on the user's own file is about the file, not about the store.

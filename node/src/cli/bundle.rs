@@ -246,7 +246,7 @@ mod tests {
     fn manifest(files: &[(&str, u64)]) -> Manifest {
         let kind = |size| FileKind::File { content: ContentId([7; 32]), size, executable: false };
         let file = |&(path, size): &(&str, u64)| ManifestFile { path: path.to_owned(), kind: kind(size) };
-        Manifest { files: files.iter().map(file).collect() }
+        Manifest { files: files.iter().map(file).collect(), ..Manifest::default() }
     }
 
     #[test]

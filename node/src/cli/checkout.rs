@@ -202,7 +202,7 @@ mod tests {
         let file = ManifestFile { path: "a b/train.py".to_owned(), kind: FileKind::EmptyDirectory };
         let stays = BTreeSet::from(["token.txt".to_owned()]);
         let looked = Looked { diff, stays: Some(stays), untracked: vec!["a b/new.py".to_owned()], ..Looked::default() };
-        let manifest = Manifest { files: vec![file] };
+        let manifest = Manifest { files: vec![file], ..Manifest::default() };
         assert_eq!(looked.diff_of(&manifest), Some((format!("{code}{gone}"), false)));
         assert!(!looked.has_new_files(&manifest), "a new file that stays at home is none");
         let untold = Looked { diff: format!("{secret}{gone}"), ..Looked::default() };

@@ -29,6 +29,8 @@ struct Got {
     dir: String,
     files: usize,
     total_bytes: u64,
+    /// Files that it was given and removed.
+    removed: Vec<String>,
 }
 
 pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> Result<Exit, CliError> {
@@ -43,6 +45,7 @@ pub(crate) async fn get(mut client: Client, args: &GetArgs, output: Output) -> R
         dir: dest.display().to_string(),
         files: outputs.files.len(),
         total_bytes: outputs.total_bytes,
+        removed: outputs.removed,
     };
     output.print(&got, |got| {
         format!("{}, {} of job {} are in {}", counted(got.files, "file"), ByteSize(got.total_bytes), got.job, got.dir)
@@ -166,7 +169,7 @@ fn check_paths(outputs: &Outputs) -> Result<(), proto::blob::ManifestError> {
         OutputKind::EmptyDirectory => FileKind::EmptyDirectory,
     };
     let files = outputs.files.iter().map(|file| ManifestFile { path: file.path.clone(), kind: kind(file) });
-    Manifest { files: files.collect() }.check()
+    Manifest { files: files.collect(), removed: outputs.removed.clone() }.check()
 }
 
 /// Whether its bytes are those that were asked for.

@@ -254,7 +254,8 @@ pub(crate) fn job(line: JobLine, id: JobId, group: &GroupRecord, job: Option<&Jo
             python: environment.python.clone(),
             rule: environment.rule.into(),
         }),
-        outputs: outputs.map(bundle),
+        // One that only names what was removed has no files.
+        outputs: outputs.filter(|outputs| outputs.files > 0).map(bundle),
         checkpoint: job.and_then(|job| checkpoint(job, names)),
         held_by: None,
         archive: None,

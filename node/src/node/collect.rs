@@ -58,7 +58,7 @@ pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Colle
     let has_started = collected.finished.started_unix_ms > 0;
     let work = move || {
         let checkpoint = if goes_on { watch::store(&shared, &run) } else { None };
-        let outputs = outputs(&shared, &run);
+        let outputs = outputs(&shared, &run, has_started);
         let told = tracking::seal(&shared, run.attempt);
         elsewhere::archive::owe(&shared, &run);
         let ran_with = has_started.then(|| shared.ran_withs.of(&shared, run.attempt));
@@ -77,7 +77,7 @@ pub(super) async fn collect(context: &Context, run: &Run, ended: Ended) -> Colle
     collected
 }
 
-fn outputs(shared: &Shared, run: &Run) -> Option<BundleRef> {
+fn outputs(shared: &Shared, run: &Run, has_started: bool) -> Option<BundleRef> {
     if !run.spec.keep_outputs {
         return None;
     }
@@ -92,10 +92,14 @@ fn outputs(shared: &Shared, run: &Run) -> Option<BundleRef> {
     };
     // The parameters were put there by us.
     outputs.manifest.files.retain(|file| file.path != prepare::PARAMS_FILE);
+    // Its directory may never have been filled; that of a script started by hand is not the bundle's.
+    if !has_started || run.spec.attends.is_some() {
+        outputs.manifest.removed.clear();
+    }
     for skipped in &outputs.skipped {
         note_in_log(shared, run, &format!("not kept: {} ({})", skipped.path, skipped.reason));
     }
-    if outputs.manifest.files.is_empty() {
+    if outputs.manifest.files.is_empty() && outputs.manifest.removed.is_empty() {
         return None;
     }
     store_manifest(&shared.blobs, &outputs.manifest)

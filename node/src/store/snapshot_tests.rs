@@ -37,7 +37,8 @@ fn bundle(project: &str) -> (proto::job::BundleRef, Vec<Vec<u8>>) {
     let file = project.repeat(100).into_bytes();
     let (content, size) = (ContentId::of(&file), file.len() as u64);
     let kind = proto::blob::FileKind::File { content, size, executable: false };
-    let manifest = proto::Manifest { files: vec![proto::ManifestFile { path: "f".to_owned(), kind }] };
+    let manifest =
+        proto::Manifest { files: vec![proto::ManifestFile { path: "f".to_owned(), kind }], removed: Vec::new() };
     let bytes = proto::codec::encode(&manifest);
     let bundle = proto::job::BundleRef { manifest: ContentId::of(&bytes), total_bytes: size, files: 1 };
     (bundle, vec![bytes, file])

@@ -106,7 +106,7 @@ fn golden_track() {
 
 #[test]
 fn golden_manifest() {
-    let manifest = Manifest { files: manifest_files() };
+    let manifest = Manifest { files: manifest_files(), removed: removed_files() };
     assert_eq!(manifest.check(), Ok(()));
     let id = manifest.id();
     let named = Sample::text("content id of the first", &id, &id.to_string());
@@ -117,6 +117,10 @@ fn golden_manifest() {
 pub(super) fn manifest_files() -> Vec<ManifestFile> {
     let file = |(path, kind): (&str, FileKind)| ManifestFile { path: samples::text(path), kind };
     ["data", "link", "zoo"].into_iter().zip(file_kinds()).map(file).collect()
+}
+
+pub(super) fn removed_files() -> Vec<String> {
+    vec![samples::text("gone"), samples::text("old/file")]
 }
 
 fn file_kinds() -> [FileKind; 3] {

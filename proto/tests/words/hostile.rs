@@ -34,7 +34,7 @@ fn no_bytes_in_the_place_of_a_stored_word_do_harm() {
     for part in samples::snapshot_parts() {
         attack_word("SnapshotPart", &part);
     }
-    let manifest = Manifest { files: super::golden::manifest_files() };
+    let manifest = Manifest { files: super::golden::manifest_files(), removed: super::golden::removed_files() };
     attack("Manifest", &codec::encode(&manifest), |bytes| {
         // Whoever decodes one checks it before use.
         codec::decode::<Manifest>(bytes).is_ok_and(|manifest| manifest.check().is_ok() || !manifest.files.is_empty())

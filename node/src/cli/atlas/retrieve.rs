@@ -170,7 +170,8 @@ mod tests {
         };
         let kept = |source: &str| {
             let files = ["models/a", "models/b/c", "models2/d", "e"].map(file).to_vec();
-            let mut outputs = Outputs { job: String::new(), manifest: String::new(), total_bytes: 4, files };
+            let mut outputs =
+                Outputs { job: String::new(), manifest: String::new(), total_bytes: 4, files, removed: Vec::new() };
             keep_below(&mut outputs, source);
             (outputs.files.into_iter().map(|file| file.path).collect::<Vec<_>>(), outputs.total_bytes)
         };

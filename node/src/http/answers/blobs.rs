@@ -180,9 +180,12 @@ pub(crate) async fn outputs(
     Asked(query): Asked<OutputsQuery>,
 ) -> Answered<Outputs> {
     let Kept { job, bundles } = kept(&api.node, &id, query.whole > 0).await?;
-    let mut manifest = Manifest { files: Vec::new() };
+    let mut manifest = Manifest::default();
+    let mut removed = Vec::new();
     for bundle in &bundles {
-        manifest = manifest.overlaid(&api.node.fetch_left(job, *bundle, |_| {}).await?);
+        let over = api.node.fetch_left(job, *bundle, |_| {}).await?;
+        manifest = manifest.overlaid(&over);
+        removed = over.removed;
     }
     let one = if let [one] = bundles.as_slice() { one.manifest.to_string() } else { String::new() };
     Ok(Json(Outputs {
@@ -190,6 +193,7 @@ pub(crate) async fn outputs(
         manifest: one,
         total_bytes: manifest.total_bytes(),
         files: manifest.files.iter().map(output_file).collect(),
+        removed,
     }))
 }
 
@@ -208,6 +212,7 @@ pub(crate) async fn bundle_files(
         manifest: bundle.manifest.to_string(),
         total_bytes: manifest.total_bytes(),
         files: manifest.files.iter().map(output_file).collect(),
+        removed: Vec::new(),
     }))
 }
 
@@ -257,6 +262,8 @@ async fn kept(node: &NodeHandle, id: &str, whole: bool) -> Result<Kept, Refusal>
     let left = job.as_ref().and_then(JobRecord::counted).and_then(|(_, attempt)| attempt.finished.as_ref()?.outputs);
     let has_ended = has_ended(id, &group, job.as_ref());
     let given = spec.and_then(|spec| spec.bundle).filter(|_| whole && has_ended);
+    // A job that only removed files made none.
+    let left = left.filter(|left| whole || left.files > 0);
     let bundles: Vec<BundleRef> = given.into_iter().chain(left).collect();
     if !bundles.is_empty() {
         return Ok(Kept { job: id, bundles });

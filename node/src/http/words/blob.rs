@@ -78,6 +78,9 @@ pub struct Outputs {
     pub total_bytes: u64,
     /// In path order.
     pub files: Vec<OutputFile>,
+    /// Files that it was given and removed, in path order; of a directory each file in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
 }
 
 /// One file, link or empty directory of [`Outputs`].

@@ -352,6 +352,7 @@ mod tests {
                 file("link", FileKind::Link("model".to_owned())),
                 file("model #1", FileKind::File { content, size: 7, executable: true }),
             ],
+            removed: Vec::new(),
         }
     }
 
