@@ -104,11 +104,14 @@ fn blob_path(lab: &Lab, node: usize, key: &str) -> PathBuf {
     lab.home(node).join("blobs/blobs").join(&content[..2]).join(content)
 }
 
+/// How far storing has come, in words and as the test sees it.
+type Stage = (&'static str, fn(&Lab) -> bool);
+
 #[test]
 fn a_value_is_whole_or_not_there_when_its_daemon_is_killed_while_it_stores() {
     let mut lab = Lab::start(2);
     let bytes = large(1);
-    let stages: [(&str, fn(&Lab) -> bool); 3] = [
+    let stages: [Stage; 3] = [
         ("it was told", |_| true),
         ("the file was taken", |lab| !lab.home(0).join("cache/incoming/value").exists()),
         ("it was told in the log", |lab| {
