@@ -64,6 +64,11 @@ pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
     bounded_size(text, ByteSize(u64::MAX))
 }
 
+/// How much may stay; nothing at all is an answer, too.
+pub(crate) fn size_left(text: &str) -> Result<ByteSize, String> {
+    if text.trim() == "0" { Ok(ByteSize(0)) } else { size(text) }
+}
+
 fn bounded_size(text: &str, max: ByteSize) -> Result<ByteSize, String> {
     // The flag and the text stand before the message already.
     let size: ByteSize = text.parse().map_err(|_| "not a size; write for example 512MiB or 16GiB".to_owned())?;
@@ -245,6 +250,8 @@ mod tests {
             assert!(memory(text).is_err(), "{text}");
         }
         assert!(gpu_memory("8TiB").is_err());
+        assert_eq!((size_left("0"), size_left("1KiB")), (Ok(ByteSize(0)), Ok(ByteSize(1024))));
+        assert!(size("0").is_err() && size_left("").is_err());
         assert_eq!(gpus("2"), Ok(2));
         assert!(gpus("-1").is_err() && gpus("1.5").is_err() && gpus("100000").is_err());
     }

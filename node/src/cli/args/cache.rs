@@ -122,8 +122,8 @@ pub(crate) struct CachePurgeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheGcArgs {
-    /// What values may take on this node
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// What values may take on this node; 0: all go that may
+    #[arg(long, value_name = "SIZE", value_parser = values::size_left)]
     pub(crate) max_size: proto::ByteSize,
     /// Only say what would go
     #[arg(long)]
