@@ -148,7 +148,7 @@ impl Route {
 /// Every route, in the order of the page.
 #[must_use]
 pub fn described_routes() -> Vec<Route> {
-    own_routes().into_iter().chain(atlas_routes()).collect()
+    own_routes().into_iter().chain(cache_routes()).chain(atlas_routes()).collect()
 }
 
 /// Our own.
@@ -213,6 +213,17 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::PUT, "/projects/{name}", "Describe a project", projects::describe).takes::<ProjectRequest>().gives::<Done>(),
         Route::new(M::GET, "/projects/{name}/notes", "Notes on a project, oldest first", projects::notes).gives::<ProjectNotes>(),
         Route::new(M::POST, "/projects/{name}/notes", "Write a note on a project", projects::note).takes::<ProjectNoteRequest>().gives::<Done>(),
+        Route::new(M::GET, "/secrets", "Names of this node's secrets", secrets::list).gives::<SecretNames>(),
+        Route::new(M::PUT, "/secrets/{name}", "Keep a secret on this node", secrets::set).takes_bytes(SECRET_MAX + 1).gives::<Done>(),
+        Route::new(M::DELETE, "/secrets/{name}", "Forget a secret", secrets::remove).gives::<Done>(),
+    ]
+}
+
+/// Of cached values.
+#[rustfmt::skip]
+fn cache_routes() -> Vec<Route> {
+    use Method as M;
+    vec![
         Route::new(M::GET, "/cache/stats", "What the cache holds and saves", cache::stats).gives::<CacheStats>(),
         Route::new(M::POST, "/cache/check", "Hash the values of this node again", cache::check).takes::<CacheCheckRequest>().gives::<CacheChecked>(),
         Route::new(M::POST, "/cache/gc", "Remove the least used cached values from this node", cache::gc).takes::<CacheCollectRequest>().gives::<CacheCollected>(),
@@ -222,9 +233,6 @@ fn own_routes() -> Vec<Route> {
         Route::new(M::POST, "/cache/values/{key}/keep", "Have no node evict a value, or let it go again", cache::keep).takes::<CacheKeepRequest>().gives::<Done>(),
         Route::new(M::POST, "/cache/purge", "Remove values of a function, project or user from every node", cache::purge_many).takes::<CachePurgeRequest>().gives::<CachePurged>(),
         Route::new(M::GET, "/cache/values/{key}/why", "What differed from the nearest earlier call", cache::why).gives::<CacheWhy>(),
-        Route::new(M::GET, "/secrets", "Names of this node's secrets", secrets::list).gives::<SecretNames>(),
-        Route::new(M::PUT, "/secrets/{name}", "Keep a secret on this node", secrets::set).takes_bytes(SECRET_MAX + 1).gives::<Done>(),
-        Route::new(M::DELETE, "/secrets/{name}", "Forget a secret", secrets::remove).gives::<Done>(),
     ]
 }
 
