@@ -16,7 +16,7 @@ use proto::{ContentId, JobId};
 use super::cell::{self, InlineAt, Standing};
 use super::error::{StoreError, TableError};
 use super::fold::Fold;
-use super::inline::Needed;
+use super::inline::{self, Needed};
 use super::journal::End;
 use super::keys;
 use super::ledger::Ledger;
@@ -293,6 +293,7 @@ pub(crate) fn fold(
     })?;
     let head = reading.head().map_err(damaged)?.cloned();
     let head = head.filter(|_| reading.is_whole()).ok_or_else(|| damaged(SnapshotError::NotAsNamed))?;
+    let jumps = ledger.jumps_at(&head.logs);
     ledger.raise(&head.logs);
     standing.base = number;
     standing.applied = standing.applied.max(End { segment: number, offset: 0 });
@@ -302,6 +303,36 @@ pub(crate) fn fold(
     ledger.write(&mut batch);
     folding.apply(batch, standing)?;
     ledger.settle();
+    if jumps { note_what_stays(medium, table, ledger, standing) } else { Ok(()) }
+}
+
+/// Where a log goes on after a gap, what lies before it is found no more, with the small blobs in it. The base carries
+/// those that it needs; what an entry that stays carries, too, is found there.
+fn note_what_stays(
+    medium: &dyn Medium,
+    table: &dyn Table,
+    ledger: &Ledger,
+    standing: &mut Standing,
+) -> Result<(), StoreError> {
+    for state in ledger.logs().values() {
+        let mut seq = state.floor + 1;
+        while seq <= state.head.seq {
+            let entries = query::read_numbered(table, medium, state.number, (seq, state.head.seq), PIECE_BYTES)?;
+            let mut batch = Batch::new();
+            for signed in &entries {
+                let entry = signed.clone().trust();
+                let entry = entry.map_err(|error| TableError::Corrupt(format!("an entry does not decode: {error}")))?;
+                inline::note(&mut batch, state.number, &entry);
+            }
+            standing.digest = standing.digest.after(table, &batch)?;
+            batch.insert(keys::STANDING.to_vec(), Some(cell::encode(standing)));
+            table.apply(batch)?;
+            if entries.is_empty() {
+                break;
+            }
+            seq += entries.len() as u64;
+        }
+    }
     Ok(())
 }
 

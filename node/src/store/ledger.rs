@@ -64,6 +64,14 @@ impl Ledger {
         vector.0.iter().all(|(log, &seq)| self.known.get(log).is_some_and(|state| state.head.seq >= seq))
     }
 
+    /// Whether a log, of which entries are here, will go on after a gap when [`Self::raise`]d.
+    pub(crate) fn jumps_at(&self, logs: &BTreeMap<LogId, SnapshotLog>) -> bool {
+        let is_behind = |(log, there): (&LogId, &SnapshotLog)| {
+            self.known.get(log).is_some_and(|state| (1..there.head.seq).contains(&state.head.seq))
+        };
+        logs.iter().any(is_behind)
+    }
+
     /// A base says where logs stand: those that are behind go on from there.
     pub(crate) fn raise(&mut self, logs: &BTreeMap<LogId, SnapshotLog>) {
         for (&log, &SnapshotLog { head, hlc }) in logs {
