@@ -82,6 +82,18 @@ fn the_cache_says_what_it_holds_what_it_saves_and_what_differed() {
         {"kind": "function", "name": "lab.load", "change": "changed"}]);
     assert_eq!(why["differs"], differs);
     assert!(node.ok(&["cache", "why", "2b2b"]).contains("function lab.load: another"));
+    // The nearest is not the latest: it differs from the first in one argument alone.
+    let third = "3c".repeat(32);
+    let parts = json!([
+        ["function", "lab.load", "c1"],
+        ["argument", "lr", "bb"],
+        ["package", "numpy", "2.1"],
+        ["env", "SEED", "7"]
+    ]);
+    program.store(&third, "ada", 1.0, &parts);
+    let why = node.json(&["cache", "why", &third]);
+    assert_eq!(why["earlier"]["key"], json!(first));
+    assert_eq!(why["differs"], json!([{"kind": "argument", "name": "lr", "change": "changed"}]));
     assert!(node.ok(&["cache", "why", "1a1a"]).contains("is the earliest value of lab.train"));
 }
 

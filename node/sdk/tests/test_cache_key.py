@@ -147,6 +147,22 @@ class AtRunTime(support.Case):
         self.check_attribute(here, "len", lambda x: 1)
         self.check_attribute(here, "with_default", replaced)
 
+    def test_what_was_edited_is_what_differs_and_not_what_calls_it(self):
+        def differ(owner, name, value):
+            then, before = set(self.keys.of((1,), {}).parts()), vars(owner).get(name, getattr(owner, name))
+            setattr(owner, name, value)
+            try:
+                now = set(self.keys.of((1,), {}).parts())
+            finally:
+                setattr(owner, name, before)
+            return {(kind, label.rpartition(".")[2]) for kind, label, _ in then ^ now}
+
+        self.assertEqual(differ(with_default, "__defaults__", (5,)), {("function", "with_default")})
+        self.assertEqual(differ(with_default, "__kwdefaults__", {"z": 5}), {("function", "with_default")})
+        # An object of the class is another value, too.
+        self.assertEqual(differ(Plain, "rate", 2), {("class", "Plain"), ("global", "PLAIN")})
+        self.assertEqual(differ(sys.modules[__name__], "LIMIT", 1001), {("global", "LIMIT")})
+
     def test_modules_and_what_their_functions_reach(self):
         self.check_attribute(helpers, "RATE", 2)
         self.check_attribute(helpers, "scale", replaced)

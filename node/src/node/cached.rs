@@ -19,7 +19,7 @@ const MAGIC: &[u8; 4] = b"FNV1";
 /// A head has a line per function, argument and package; more is damage.
 const HEAD_MAX: u32 = 16 << 20;
 /// Earlier values of a function that are looked at for one that can be had.
-const EARLIER_MAX: usize = 8;
+const EARLIER_MAX: usize = 32;
 /// A node that does not tell by then what the cache saved there is named as not counted.
 const ASK_MAX: Duration = Duration::from_secs(2);
 
@@ -143,7 +143,8 @@ impl NodeHandle {
         values::purge(self, key).await
     }
 
-    /// What a value was made of, and the nearest earlier one of its function. Brings both to this node.
+    /// What a value was made of, and the nearest earlier one of its function: of the latest that can be had, the one that
+    /// differs least. Large ones that are not here are not fetched for that, unless there is no other.
     ///
     /// # Errors
     /// [`NodeError::Unreachable`] when the value itself cannot be had.
@@ -152,15 +153,21 @@ impl NodeHandle {
         let parts = parts.ok_or_else(|| NodeError::Unreachable(format!("the value of {}", value.key.short())))?;
         let (shared, note) = (self.shared.clone(), value.note.clone());
         let rows = blocking(move || Ok(shared.store.values_of(&note.function, note.made_unix_ms, EARLIER_MAX)?));
+        let mut nearest: Option<(usize, (Cached, Parts))> = None;
         for row in rows.await?.into_iter().filter(|row| row.key != value.key) {
             let (node, key) = (self.clone(), row.key);
             let found = blocking(move || node.cached_with_prefix(&key.to_string(), 1)).await?.pop();
+            let wanted = |earlier: &Cached| earlier.is_here || earlier.note.is_inline() || nearest.is_none();
+            let Some(earlier) = found.filter(wanted) else { continue };
             // One that is out of reach tells nothing; one before it may.
-            if let (Some(earlier), Some(parts_then)) = (found, self.parts_of(row.key).await?) {
-                return Ok(Why { value, earlier: Some((earlier, parts_then)), parts });
+            let Some(then) = self.parts_of(row.key).await? else { continue };
+            let differences = differences(&parts, &then);
+            // Of equally near ones the latest.
+            if nearest.as_ref().is_none_or(|(least, _)| differences < *least) {
+                nearest = Some((differences, (earlier, then)));
             }
         }
-        Ok(Why { value, earlier: None, parts })
+        Ok(Why { value, earlier: nearest.map(|(_, earlier)| earlier), parts })
     }
 
     async fn parts_of(&self, key: ValueKey) -> Result<Option<Parts>, NodeError> {
@@ -170,6 +177,14 @@ impl NodeHandle {
         let shared = self.shared.clone();
         blocking(move || Ok(shared.values.files.read(key).and_then(|(line, body)| head(&line, &body)))).await
     }
+}
+
+/// How many parts of two keys are not the same.
+fn differences(one: &Parts, other: &Parts) -> usize {
+    let not_in =
+        |one: &Parts, other: &Parts| one.iter().filter(|(part, digest)| other.get(*part) != Some(digest)).count();
+    let changed = one.iter().filter(|(part, digest)| other.get(*part).is_some_and(|then| then != *digest)).count();
+    not_in(one, other) + not_in(other, one) - changed
 }
 
 /// The parts in a container's head; `None` when it has none that can be read.

@@ -71,10 +71,31 @@ class Walk:
             raise Unhashable("{} holds thousands of things that all refer to each other".format(name)) from None
         for index, placed in enumerate(self._nodes):
             if placed.label is not None:
-                # A function's own code alone, so that `why` names it and not all that call it; a value as a whole.
-                own = sha256(placed.head).digest() if placed.label[0] in ("function", "class") else found[index]
-                self.parts.setdefault(placed.label, own)
+                is_code = placed.label[0] in ("function", "class")
+                self.parts.setdefault(placed.label, self._own(index, found) if is_code else found[index])
         return found[part]
+
+    def _own(self, index: int, found: List[bytes]) -> bytes:
+        """Of a function or class, its own code, defaults and attributes, without what has a label of its own: `why` shall
+        name what was edited, and not all that call it."""
+        hasher = sha256()
+        seen = {index}
+        pending: List[Any] = [index]
+        while pending:
+            part = pending.pop()
+            if type(part) is bytes:
+                hasher.update(b"a" + part)
+                continue
+            node = self._nodes[part]
+            hasher.update(b"n%x:%b%x," % (len(node.head), node.head, len(node.ordered)))
+            hasher.update(b"".join(sorted(one if type(one) is bytes else found[one] for one in node.unordered)))
+            for child in reversed(node.ordered):
+                if type(child) is bytes:
+                    pending.append(child)
+                elif self._nodes[child].label is None and child not in seen:
+                    seen.add(child)
+                    pending.append(child)
+        return hasher.digest()
 
     def _enter(self, value: object, parent: int, at: int) -> Any:
         if type(value) is Node:
