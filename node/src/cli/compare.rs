@@ -11,7 +11,7 @@ use super::client::{Client, segment};
 use super::columns;
 use super::error::CliError;
 use super::exit::Exit;
-use super::output::{Output, table};
+use super::output::{Output, table_as_titled};
 use crate::http::words::blob::Outputs;
 use crate::http::words::job::JobWord;
 use crate::http::words::record::RecordedWord;
@@ -110,12 +110,12 @@ fn text(comparison: &Comparison, jobs: &[JobWord]) -> String {
         return "nothing that is recorded differs; see all of it with --all".to_owned();
     }
     let lines: Vec<_> = jobs.iter().map(|job| job.line.clone()).collect();
-    let titles: Vec<String> = std::iter::once("what".to_owned()).chain(super::jobs::shown_ids(&lines)).collect();
+    let titles: Vec<String> = std::iter::once("WHAT".to_owned()).chain(super::jobs::shown_ids(&lines)).collect();
     let rows = comparison.rows.iter().map(|row| {
         let cells = row.values.iter().map(|value| Cell::new(shown(&row.name, value)));
         std::iter::once(Cell::new(&row.name)).chain(cells).collect()
     });
-    table(&titles.iter().map(String::as_str).collect::<Vec<_>>(), rows)
+    table_as_titled(&titles, rows)
 }
 
 fn shown(name: &str, value: &Value) -> String {

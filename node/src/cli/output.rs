@@ -95,9 +95,15 @@ fn clean_cell(cell: Cell, output: &str) -> Cell {
 
 /// A table without frames.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+    let header: Vec<String> = header.iter().map(|name| name.to_uppercase()).collect();
+    table_as_titled(&header, rows)
+}
+
+/// [`table`], with titles that stay as they are: ids, which somebody may copy.
+pub(crate) fn table_as_titled(header: &[String], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.iter().map(|name| clean(name, &[]).to_uppercase()));
+    table.set_header(header.iter().map(|name| clean(name, &[])));
     for row in rows {
         table.add_row(row.into_iter().map(|cell| {
             let content = cell.content();

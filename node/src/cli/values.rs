@@ -11,6 +11,7 @@ use crate::http::words::submit::{
     CPU_MILLI_MAX, GPU_MEMORY_MAX, GPUS_MAX, MEMORY_MAX, TIMEOUT_MAX_S, TriggerWord, check_label, check_project,
     check_variable, parse_array,
 };
+use crate::objects::EndPoint;
 
 /// A number without a unit below this is taken for a forgotten unit, not for bytes.
 const MEMORY_MIN: ByteSize = ByteSize(1 << 16);
@@ -149,6 +150,14 @@ pub(crate) fn cache_key(text: &str) -> Result<String, String> {
     }
 }
 
+/// An end point of a job: an object store, or what old configurations call this cluster.
+pub(crate) fn end_point(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("nothing; write for example s3://BUCKET/PREFIX, or leave the flag out".to_owned());
+    }
+    EndPoint::parse(text).map(|_| text.to_owned())
+}
+
 /// A part of something: above 0 and at most 1.
 pub(crate) fn fraction(text: &str) -> Result<f64, String> {
     let fraction = text.parse::<f64>().ok().filter(|fraction| *fraction > 0.0 && *fraction <= 1.0);
@@ -253,6 +262,8 @@ mod tests {
         assert_eq!((size_left("0"), size_left("1KiB")), (Ok(ByteSize(0)), Ok(ByteSize(1024))));
         assert!(size("0").is_err() && size_left("").is_err());
         assert_eq!(gpus("2"), Ok(2));
+        assert!(end_point("s3://b/p").is_ok() && end_point("local:///x").is_ok());
+        assert!(end_point("").is_err() && end_point("ftp://x").is_err());
         assert!(gpus("-1").is_err() && gpus("1.5").is_err() && gpus("100000").is_err());
     }
 

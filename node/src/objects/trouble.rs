@@ -70,6 +70,9 @@ impl fmt::Display for Trouble {
             Why::Disk(error) if error.kind() == io::ErrorKind::StorageFull => {
                 write!(f, "the disk is full that {place} goes through; free some space")
             }
+            Why::Disk(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                write!(f, "{place} is no directory here: {error}; make it, or name another")
+            }
             Why::Disk(error) => {
                 write!(f, "{place} cannot be used: {error}; give this user the right to, or free space")
             }

@@ -98,10 +98,10 @@ pub(crate) struct SubmitArgs {
     #[arg(long, help_heading = "What it gets")]
     pub(crate) no_outputs: bool,
     /// Archive what it leaves there instead of where its node does: s3://BUCKET/PREFIX, gs://…, az://…, file:///DIRECTORY
-    #[arg(long, value_name = "PLACE", help_heading = "What it gets")]
+    #[arg(long, value_name = "PLACE", value_parser = values::end_point, help_heading = "What it gets")]
     pub(crate) archive: Option<String>,
     /// Share its cached values through that object store instead of its node's
-    #[arg(long, value_name = "PLACE", help_heading = "What it gets")]
+    #[arg(long, value_name = "PLACE", value_parser = values::end_point, help_heading = "What it gets")]
     pub(crate) cache_store: Option<String>,
 
     /// Many jobs as one group: 1-1000 or 1,5,7-9; each finds its index in FNODE_ARRAY_INDEX
