@@ -247,6 +247,64 @@ class Projects(Nodes):
         self.assertEqual(waiting.get_true_job_status(), "failed")
 
 
+class TwoUsers(Nodes):
+    """A team of two: each with a checkout of one project on a node of their own."""
+
+    LAB = """
+import foundations
+
+def scaled(x):
+    return 3 * x
+
+@foundations.cache
+def work(x):
+    return [scaled(x)] * 9000
+
+outcome = work.run((7,), {})
+print(outcome.value[0], outcome.hit)
+"""
+
+    def setUp(self):
+        super().setUp()
+        self.homes = {"ada": self.path("ada", ".fnode"), "bob": self.path("bob", ".fnode")}
+        start = ("start", "--detach", "--listen", "127.0.0.1:0", "--api", "0", "--no-mdns", "--name")
+        self.fnode("--home", self.homes["ada"], *start, "desk-of-ada")
+        self.addCleanup(self.fnode, "--home", self.homes["ada"], "shutdown", "--jobs")
+        ticket = self.fnode("--home", self.homes["ada"], "invite")
+        self.fnode("--home", self.homes["bob"], *start, "desk-of-bob", "--join", "-", given=ticket)
+        self.addCleanup(self.fnode, "--home", self.homes["bob"], "shutdown", "--jobs")
+
+    def runs(self, user, where, text):
+        """What the project prints for a user who runs it from a checkout."""
+        self.write(os.path.join(user, where, "lab.py"), text)
+        os.environ.update(FNODE_HOME=self.homes[user], FNODE_USER=user, FNODE_PROJECT="vision")
+        os.environ["FOUNDATIONS_COMMAND_LINE"] = "True"
+        os.chdir(self.path(user, where))
+        return self.run_script("lab.py")
+
+    def cached(self, user):
+        return json.loads(self.fnode("--home", self.homes[user], "cache", "stats", "--json"))
+
+    def test_what_one_has_computed_the_other_finds_until_one_of_them_edits_it(self):
+        self.assertEqual(self.runs("ada", "checkout", self.LAB), ["21 False"])
+        # Formatted otherwise, from another directory, on the other node.
+        commented = self.LAB.replace("    return 3 * x", "    # Three of them.\n    return (3\n            * x)")
+        self.assertEqual(self.runs("bob", os.path.join("src", "deep"), commented), ["21 True"])
+        # An edited helper is another call, and what it computes is found by the first one in turn.
+        edited = self.LAB.replace("3 * x", "4 * x")
+        self.assertEqual(self.runs("bob", os.path.join("src", "deep"), edited), ["28 False"])
+        self.assertEqual(self.runs("ada", "checkout", edited), ["28 True"])
+        self.assertEqual(self.runs("ada", "checkout", self.LAB), ["21 True"])
+        for user in ("ada", "bob"):
+            told = self.cached(user)
+            self.assertEqual((told["values"], {use["user"] for use in told["uses"]}), (2, {"ada", "bob"}))
+            hits = {row["user"]: row["hits"] for row in told["hits"]}
+            self.assertEqual((hits, told["silent"]), ({"ada": 2, "bob": 1}, []))
+        # Purged by one, gone for both.
+        self.fnode("--home", self.homes["bob"], "cache", "purge", "--user", "ada")
+        self.assertEqual(self.runs("bob", "other", self.LAB), ["21 False"])
+
+
 class ProjectsOfACluster(Projects):
     """The same on a node that takes no jobs itself: each of them runs on one of the other two nodes of its cluster."""
 
