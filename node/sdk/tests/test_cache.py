@@ -158,6 +158,44 @@ class Values(Cached):
             work(1)
         self.assertEqual(self.ran, [1, 1, 1])
 
+    def test_a_wrong_option_is_told_where_it_is_written(self):
+        seconds, size = "seconds, a finite number above 0", "a whole number of bytes above 0"
+        wrong = [
+            (dict(ttl="1h"), TypeError, "ttl takes {}, not '1h'".format(seconds)),
+            (dict(ttl=True), TypeError, "ttl takes {}, not True".format(seconds)),
+            (dict(ttl=float("nan")), ValueError, "ttl takes {}, not nan".format(seconds)),
+            (dict(ttl=float("inf")), ValueError, "ttl takes {}, not inf".format(seconds)),
+            (dict(ttl=10**400), ValueError, "ttl takes {}, not 1000".format(seconds)),
+            (dict(ttl=-1), ValueError, "ttl takes {}, not -1".format(seconds)),
+            (dict(ttl=0), ValueError, "ttl takes {}, not 0".format(seconds)),
+            (dict(max_bytes="1MB"), TypeError, "max_bytes takes {}, not '1MB'".format(size)),
+            (dict(max_bytes=1.5), TypeError, "max_bytes takes {}, not 1.5".format(size)),
+            (dict(max_bytes=-5), ValueError, "max_bytes takes {}, not -5".format(size)),
+            (dict(cache_exceptions=5), TypeError, "cache_exceptions takes True, False or classes of exceptions, not 5"),
+            (dict(cache_exceptions=[KeyError, "x"]), TypeError, "classes of exceptions, not 'x'"),
+            (dict(depends_on=5), TypeError, "depends_on takes a list, not 5"),
+            (dict(depends_on=["data/rows.csv"]), ValueError, "for files, modules, functions, classes and values, not"),
+            (dict(ignore=[5]), TypeError, "ignore takes a list of names of arguments, not 5"),
+            (dict(files=5), TypeError, "files takes a list of names of arguments, not 5"),
+        ]
+        for options, kind, text in wrong:
+            with self.assertRaises(kind) as caught:
+                foundations.cache(**options)
+            self.assertTrue(str(caught.exception).startswith("foundations.cache: "), options)
+            self.assertIn(text, str(caught.exception))
+
+    def test_unusual_options_that_are_right_are_taken(self):
+        for options in (
+            dict(ttl=0.5, max_bytes=1 << 40),
+            dict(ttl=1e300),
+            dict(depends_on=[5, foundations.File, "HOME"], cache_exceptions=[KeyError]),
+            dict(cache_exceptions=None, depends_on="HOME", ignore="x", files=["y"]),
+        ):
+            self.ran.clear()
+            work = self.counted(version=str(options), **options)
+            work(1), work(1)
+            self.assertEqual(self.ran, [1], options)
+
     def test_too_large_values_are_not_kept(self):
         work = self.counted(lambda x: b"x" * x, max_bytes=1000)
         with self.printed() as lines:

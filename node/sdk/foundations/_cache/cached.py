@@ -12,6 +12,7 @@ from .. import _console, _context
 from . import container, daemon, flight, keeping, saved, store, verify
 from .graph import Node
 from .key import Key, Keys, Misfit
+from .options import options_with
 from .walk import Unhashable, Walk
 
 TYPE_CHECKING = False
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 # Milliseconds that the daemon lets one question wait before it tells who computes.
 _WAIT_MS = 30_000
-# Largest value that is kept unless told otherwise.
-BYTES_MAX = 16 << 30
+# No value expires later: what else reads these numbers need not have larger ones.
+_EXPIRES_MAX_MS = 1 << 53
 
 
 class Outcome:
@@ -53,8 +54,8 @@ class Cached:
         self.__wrapped__: Callable[..., Any] = function
         self._options = options
         self._ttl: Optional[float] = options["ttl"]
-        self._raised: Any = _exceptions(options["cache_exceptions"])
-        self._bytes_max: int = BYTES_MAX if options["max_bytes"] is None else options["max_bytes"]
+        self._raised: Tuple[type, ...] = options["raised"]
+        self._bytes_max: int = options["max_bytes"]
         self._keys = Keys(function, options["version"], options["depends_on"], options["ignore"], options["files"])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -296,7 +297,7 @@ class Cached:
             "user": _context.user_name(),
             "project": _context.project_name() or saved.DEFAULT_PROJECT,
             "node": os.environ.get("FNODE_NODE"),
-            "expires_unix_ms": None if self._ttl is None else now + int(self._ttl * 1000),
+            "expires_unix_ms": None if self._ttl is None else int(min(now + self._ttl * 1000, _EXPIRES_MAX_MS)),
         }
 
     def _foundations_describe(self, walk: Any) -> Node:
@@ -354,7 +355,7 @@ def cache(
     What has no content (a generator, a connection) is said once, and the function runs as without the cache.
 
     :param function: what is kept; a method's object counts by its class and state. Use with or without arguments.
-    :param ttl: seconds after which a value is computed again.
+    :param ttl: seconds, above 0, after which a value is computed again.
     :param version: any value; another one computes again.
     :param depends_on: names of environment variables, paths, modules, functions, classes, or values that count, too.
     :param ignore: names of arguments that do not count.
@@ -362,7 +363,8 @@ def cache(
     :param cache_exceptions: exceptions to keep and raise again: True for all, or their classes. None unless given.
     :param max_bytes: larger values are not kept; 16 GiB unless given.
     :returns: the function, with ``key(…)`` and ``forget(…)`` for one call.
-    :raises TypeError: a coroutine function: keep the plain function that it awaits on instead.
+    :raises TypeError: a coroutine function: keep the plain function that it awaits on instead; an option of a wrong type.
+    :raises ValueError: an option that cannot be so; the text names it and what it takes.
 
     Example::
 
@@ -376,23 +378,15 @@ def cache(
     options = options_with(
         ttl=ttl,
         version=version,
-        depends_on=(depends_on,) if isinstance(depends_on, str) else tuple(depends_on),
-        ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore),
-        files=(files,) if isinstance(files, str) else tuple(files),
+        depends_on=depends_on,
+        ignore=ignore,
+        files=files,
         cache_exceptions=cache_exceptions,
         max_bytes=max_bytes,
     )
     if function is None:
         return lambda given: _decorated(given, options)
     return _decorated(function, options)
-
-
-def options_with(**given: Any) -> Dict[str, Any]:
-    """All options of `cache`, those not given at their defaults."""
-    options: Dict[str, Any] = {"ttl": None, "version": None, "depends_on": (), "ignore": (), "files": ()}
-    options.update(cache_exceptions=False, max_bytes=None)
-    options.update(given)
-    return options
 
 
 def _decorated(function: Any, options: Dict[str, Any]) -> Any:
@@ -412,12 +406,6 @@ def _check(function: Any) -> None:
                 getattr(function, "__qualname__", function)
             )
         )
-
-
-def _exceptions(wanted: Any) -> Any:
-    if wanted is True:
-        return (Exception,)
-    return tuple(wanted) if isinstance(wanted, (tuple, list)) else (wanted,) if wanted else ()
 
 
 def _is_like(error: BaseException, other: Optional[BaseException]) -> bool:

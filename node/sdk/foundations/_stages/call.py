@@ -86,8 +86,9 @@ _wrapped: Dict[Any, Any] = {}
 
 def _cached(function: Callable[..., Any], cache_name: Optional[str], aware: bool) -> Any:
     """The function with a cache; made once, because what it knows of the code makes the next key cheap."""
-    from .._cache.cached import Cached, options_with
+    from .._cache.cached import Cached
     from .._cache.key import Binder
+    from .._cache.options import options_with
 
     found = _wrapped.get((id(function), cache_name))
     if found is None or found.__wrapped__ is not function:
