@@ -28,6 +28,7 @@ _pid = 0
 _execution = False
 _records = False
 _failed = False
+_interrupted = False
 _code = 0
 _before: Optional[Callable[..., None]] = None
 _last_duties: List[Callable[[], None]] = []
@@ -100,10 +101,11 @@ def _number(status: object) -> int:
 
 
 def _on_exception(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
-    global _failed, _code
+    global _failed, _interrupted, _code
     if os.getpid() == _pid:
         _failed = True
-        _code = _INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1
+        _interrupted = issubclass(kind, KeyboardInterrupt)
+        _code = _INTERRUPTED if _interrupted else 1
         _write_exception(kind, error, trace)
     if _before is not None:
         _before(kind, error, trace)
@@ -147,6 +149,21 @@ def _on_exit() -> None:
             _code = 1
             _write_exception(type(missed), missed, missed.__traceback__)
         _write('"x"', _code)
+    # A prompt outlives what is interrupted at it.
+    if _interrupted and not hasattr(sys, "ps1"):
+        _end_by_signal()
+
+
+def _end_by_signal() -> None:
+    """Lets the interpreter die of SIGINT once it is done, as it does after Ctrl-C: loops of a shell end with it.
+
+    It remembers the interrupt until some text is evaluated, as imports do at our end (``namedtuple``). An interrupt that
+    leaves an evaluated text makes it remember again; nobody else's work at the end is cut off, as by a signal sent now.
+    """
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        return
 
 
 def _write_record() -> None:

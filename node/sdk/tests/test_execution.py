@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import unittest
@@ -138,8 +139,23 @@ class Runs(Execution):
         done = self.script(
             "import foundations, os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(60)\n"
         )
-        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual((done.returncode, done.stderr.splitlines()[-1]), (-signal.SIGINT, "KeyboardInterrupt"))
         self.assertEqual((self.last("x"), self.last("e")[0]["type"]), ([130], "KeyboardInterrupt"))
+
+    def test_ctrl_c_cuts_nothing_off_that_ends_after_us(self):
+        done = self.script(
+            "import atexit, os, signal\natexit.register(lambda: print('last'))\nimport foundations\n"
+            "atexit.register(lambda: print(eval('\"evaluated\"')))\nprint('first')\nos.kill(os.getpid(), signal.SIGINT)\n"
+        )
+        self.assertEqual((done.stdout, done.returncode), ("first\nevaluated\nlast\n", -signal.SIGINT))
+        self.assertEqual(self.last("x"), [130])
+
+    def test_an_interrupt_that_the_script_catches_is_its_own(self):
+        done = self.script(
+            "import foundations, os, signal, sys\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+            "except KeyboardInterrupt:\n    sys.exit(3)\n"
+        )
+        self.assertEqual((done.returncode, self.last("x")), (3, [3]))
 
     def test_children_belong_to_the_same_job_and_do_not_end_it(self):
         self.write("child.py", "import foundations; foundations.log_metric('child', 1)\n")
