@@ -5,7 +5,7 @@
 mod lab;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -66,14 +66,20 @@ impl Program {
         assert_eq!(answer["stored"]["bytes"], bytes.len(), "{answer}");
     }
 
-    /// As a program reads it after a hit.
+    /// As a program reads it: a file that is not as its record says was changed, and is no value.
     fn value(&self, key: &str) -> Option<Vec<u8>> {
         let record = std::fs::read(self.home.join("cache/values").join(&key[..2]).join(key)).ok()?;
         let (line, rest) = record.split_at(record.iter().position(|&byte| byte == b'\n')? + 1);
         let line: Value = serde_json::from_slice(line).expect("a record is JSON");
         match line["inline"].as_bool() {
             Some(true) => Some(rest.to_vec()),
-            _ => std::fs::read(line["path"].as_str()?).ok(),
+            _ => {
+                let path = line["path"].as_str()?;
+                let meta = std::fs::metadata(path).ok()?;
+                let mtime_ns = meta.mtime() * 1_000_000_000 + meta.mtime_nsec();
+                let is_as_seen = line["seen"] == json!({"inode": meta.ino(), "mtime_ns": mtime_ns});
+                is_as_seen.then(|| std::fs::read(path).expect("a value that is here can be read"))
+            }
         }
     }
 
@@ -178,7 +184,9 @@ fn bytes_that_a_disk_has_changed_are_nobodys_value() {
         std::fs::write(&path, wrong).expect("the blob can be written");
     };
     wait_for("n1 has it, too", SOON, || Program::of(&lab, 1).got(&key));
+    assert!(Program::of(&lab, 0).value(&key).is_some_and(|got| got == bytes), "a hit asks nobody");
     poison(0);
+    assert_eq!(Program::of(&lab, 0).value(&key), None, "what was changed in place is no hit");
     assert!(Program::of(&lab, 2).got(&key).is_some_and(|got| got == bytes), "n1 has it whole");
     // Now no whole copy is left: it is computed, once, and that is what all find.
     std::fs::remove_file(blob_path(&lab, 2, &key)).expect("the blob is there");

@@ -60,7 +60,8 @@ fn paths(manifest: &Manifest) -> Vec<&str> {
 
 fn make_old(store: &BlobStore, id: ContentId, age: Duration) {
     let then = SystemTime::now() - age;
-    File::open(store.blob_path(id)).unwrap().set_modified(then).unwrap();
+    let times = fs::FileTimes::new().set_accessed(then).set_modified(then);
+    File::open(store.blob_path(id)).unwrap().set_times(times).unwrap();
 }
 
 /// What a crash of the machine may do to a blob that was not durable.

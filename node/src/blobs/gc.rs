@@ -11,7 +11,7 @@ use proto::ContentId;
 
 use super::error::{BlobError, at};
 use super::space::statvfs_free;
-use super::store::BlobStore;
+use super::store::{BlobStore, last_used};
 
 /// A blob used within this time never goes: it may belong to a bundle whose job is just being submitted.
 const YOUNG: Duration = Duration::from_secs(600);
@@ -87,7 +87,8 @@ impl BlobStore {
         Sweep { unused_for, until, dry_run }: Sweep,
     ) -> Result<Freed, BlobError> {
         let limit = SystemTime::now().checked_sub(unused_for.max(YOUNG)).unwrap_or(SystemTime::UNIX_EPOCH);
-        let is_old = |meta: &fs::Metadata| meta.modified().is_ok_and(|used| used <= limit);
+        let is_old = |meta: &fs::Metadata| meta.modified().is_ok_and(|written| written <= limit);
+        let is_unused = |meta: &fs::Metadata| last_used(meta).is_some_and(|used| used <= limit);
         let mut freed = Freed::default();
         let partials = self.partials()?;
         for (id, meta) in partials.iter().filter(|(_, meta)| is_old(meta)) {
@@ -103,16 +104,16 @@ impl BlobStore {
             freed.bytes += meta.blocks() * 512;
         }
         let mut blobs = self.list()?;
-        blobs.retain(|(id, meta)| is_old(meta) && !keep(*id));
-        blobs.sort_by_key(|(_, meta)| (meta.mtime(), meta.mtime_nsec()));
+        blobs.retain(|(id, meta)| is_unused(meta) && !keep(*id));
+        blobs.sort_by_cached_key(|(_, meta)| last_used(meta));
         for (id, meta) in blobs {
             if matches!(until, SweepUntil::Freed(enough) if freed.bytes >= enough) {
                 break;
             }
             let _gate = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
             // Read again under the gate: someone may have found a use for it since the list was made.
-            let is_still_old = fs::symlink_metadata(self.blob_path(id)).is_ok_and(|meta| is_old(&meta));
-            if is_still_old {
+            let is_still_unused = fs::symlink_metadata(self.blob_path(id)).is_ok_and(|meta| is_unused(&meta));
+            if is_still_unused {
                 if !dry_run {
                     self.remove(id)?;
                 }

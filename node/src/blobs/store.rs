@@ -168,8 +168,9 @@ impl BlobStore {
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file).map_err(at("read", path))?;
         let id = ContentId(*hasher.finalize().as_bytes());
-        // Its tree is made when a peer first asks for it: most values are never fetched.
-        if !self.renew(id, size) {
+        // Its tree is made when a peer first asks for it: most values are never fetched. One that is here already may be
+        // damaged, and these bytes are sound.
+        if !(self.renew(id, size) && self.check(id)?) {
             self.commit(&temp.path, id)?;
         }
         Ok((id, size))
@@ -257,20 +258,22 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Notes that a blob was used now; [`BlobStore::sweep`] removes the longest unused first.
+    /// Notes that a blob was used now; [`BlobStore::sweep`] removes the longest unused first. When it was written stays as
+    /// it is: by that, programs that map a blob notice that its file was changed.
     pub(super) fn touch(&self, id: ContentId) -> bool {
         let _gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner);
         let path = self.blob_path(id);
         let Ok(meta) = fs::symlink_metadata(&path) else { return false };
-        let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        let age = last_used(&meta).and_then(|at| SystemTime::now().duration_since(at).ok());
         if age.is_none_or(|age| age > TOUCH_AFTER) {
-            use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
+            use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
             let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let as_it_is = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
             // An access that is not noted makes the blob leave earlier, nothing worse.
             let _ = rustix::fs::utimensat(
                 CWD,
                 &path,
-                &Timestamps { last_access: now, last_modification: now },
+                &Timestamps { last_access: now, last_modification: as_it_is },
                 AtFlags::empty(),
             );
         }
@@ -486,11 +489,20 @@ impl BlobStore {
     /// error, not a signal.
     pub(super) fn hash_blob(&self, id: ContentId) -> Result<ContentId, BlobError> {
         let path = self.blob_path(id);
-        let file = File::open(&path).map_err(at("open", &path))?;
+        // To look whether it is sound is no use of it.
+        let unnoted = rustix::fs::OFlags::NOATIME.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(unnoted).open(&path);
+        let file = file.or_else(|_| File::open(&path)).map_err(at("open", &path))?;
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file).map_err(at("read", &path))?;
         Ok(ContentId(*hasher.finalize().as_bytes()))
     }
+}
+
+/// When a blob was used last: read, noted as used, or written. Systems note a reading at least once a day, or never.
+pub(super) fn last_used(meta: &fs::Metadata) -> Option<SystemTime> {
+    let written = meta.modified().ok()?;
+    Some(meta.accessed().map_or(written, |read| read.max(written)))
 }
 
 /// Renames `from` to `to` unless `to` exists (`AlreadyExists`).

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, BufRead as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -45,14 +45,24 @@ pub(super) struct RecordLine {
     pub(super) blob: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<PathBuf>,
+    /// Of the file at `path` when its bytes were known to be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seen: Option<Seen>,
+}
+
+/// Which file it was, and when it was written last: whatever writes to it, or puts another in its place, changes these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    inode: u64,
+    mtime_ns: i64,
 }
 
 /// Where the bytes of a value are.
 pub(super) enum Bytes<'a> {
     /// To be put into the record.
     Here(&'a [u8]),
-    /// In the blob store, at this path.
-    Blob(&'a Path),
+    /// In the blob store, at this path; how its file was seen before its bytes were found to be right.
+    Blob(&'a Path, Seen),
 }
 
 /// A record that is here.
@@ -90,7 +100,17 @@ impl RecordLine {
             crc32: None,
             blob: Some(note.content.to_string()),
             path: None,
+            seen: None,
         }
+    }
+}
+
+impl Seen {
+    /// As the file at `path` is now; `None`: there is none.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        let mtime_ns = meta.mtime().checked_mul(1_000_000_000)?.checked_add(meta.mtime_nsec())?;
+        Some(Self { inode: meta.ino(), mtime_ns })
     }
 }
 
@@ -113,11 +133,13 @@ impl ValueFiles {
     pub(super) fn write(&self, mut line: RecordLine, bytes: Bytes<'_>) -> io::Result<()> {
         let body = match bytes {
             Bytes::Here(body) => {
-                (line.inline, line.path, line.crc32) = (true, None, Some(crc32fast::hash(body)));
+                (line.inline, line.path, line.seen) = (true, None, None);
+                line.crc32 = Some(crc32fast::hash(body));
                 body
             }
-            Bytes::Blob(path) => {
-                (line.inline, line.path, line.crc32) = (false, Some(path.to_owned()), None);
+            Bytes::Blob(path, seen) => {
+                (line.inline, line.path, line.seen) = (false, Some(path.to_owned()), Some(seen));
+                line.crc32 = None;
                 &[]
             }
         };
@@ -251,6 +273,7 @@ mod tests {
     use crate::samples;
 
     const KEY: ValueKey = ValueKey([0xab; 32]);
+    const SEEN: Seen = Seen { inode: 42, mtime_ns: 1_700_000_000_123_456_789 };
 
     fn note(bytes: u64) -> ValueNote {
         ValueNote {
@@ -281,7 +304,7 @@ mod tests {
         let (_dir, files) = files();
         files.write(line(5), Bytes::Here(b"bytes")).unwrap();
         let small = fs::read_to_string(files.path(&KEY.to_string())).unwrap();
-        files.write(line(70_000), Bytes::Blob(Path::new("/blobs/ce"))).unwrap();
+        files.write(line(70_000), Bytes::Blob(Path::new("/blobs/ce"), SEEN)).unwrap();
         let large = fs::read_to_string(files.path(&KEY.to_string())).unwrap();
         let samples =
             [Sample::text("a small value", &line(5), &small), Sample::text("a large one", &line(70_000), &large)];

@@ -22,7 +22,7 @@ use super::elsewhere;
 use super::flight::Flights;
 use super::handle::{NodeError, NodeHandle, Shared, unix_ms};
 use super::hits::Hits;
-use super::value_files::{Bytes, RECORD_INLINE_MAX, RecordLine, ValueFiles};
+use super::value_files::{Bytes, RECORD_INLINE_MAX, RecordLine, Seen, ValueFiles};
 use crate::store::StoreError;
 
 /// Keys that changed and that a waiter may not have looked at yet; one that misses some looks again.
@@ -132,7 +132,8 @@ pub(super) async fn bring(node: &NodeHandle, key: ValueKey) -> Result<bool, Node
             continue;
         }
         let shared = node.shared.clone();
-        if blocking(move || write_record(&shared, key, maker, &note)).await? {
+        let write = move || write_record(&shared, key, maker, &note, seen(&shared, &note));
+        if blocking(write).await? {
             return Ok(true);
         }
     }
@@ -174,9 +175,11 @@ enum Here {
 fn find_here(shared: &Shared, key: ValueKey) -> Result<Here, NodeError> {
     let fresh = fresh(&shared.store.value(key)?.unwrap_or_default());
     for (maker, note) in &fresh {
-        // A program asks when its own look found nothing, so what is here may be damaged.
+        // A program asks when its own look found nothing, so what is here may be damaged. How the file looks is noted
+        // first: what changes it while it is hashed is noticed by who reads it.
+        let seen = seen(shared, note);
         let is_here = note.is_inline() || shared.blobs.check(note.content)?;
-        if is_here && write_record(shared, key, *maker, note)? {
+        if is_here && write_record(shared, key, *maker, note, seen)? {
             return Ok(Here::Written);
         }
     }
@@ -201,17 +204,30 @@ async fn fetch(node: &NodeHandle, maker: NodeId, note: &ValueNote) -> bool {
     !holders.is_empty() && shared.blob_link.fetch(&wanted, &holders).await.is_ok()
 }
 
-/// Writes the record of a value whose bytes are here. False: they are not, or the value was purged meanwhile.
-fn write_record(shared: &Shared, key: ValueKey, maker: NodeId, note: &ValueNote) -> Result<bool, NodeError> {
+/// How the file of a value's bytes looks now; `None`: it is not here.
+fn seen(shared: &Shared, note: &ValueNote) -> Option<Seen> {
+    Seen::of(&shared.blobs.path_of(note.content))
+}
+
+/// Writes the record of a value whose bytes are here, in a file that looked as `seen` before they were found to be right.
+/// False: they are not, or the value was purged meanwhile.
+fn write_record(
+    shared: &Shared,
+    key: ValueKey,
+    maker: NodeId,
+    note: &ValueNote,
+    seen: Option<Seen>,
+) -> Result<bool, NodeError> {
     let (files, line) = (&shared.values.files, RecordLine::new(key, maker, note));
     let small = if note.is_inline() { shared.store.inline(note.content)? } else { None };
-    let written = match small {
-        Some(bytes) => files.write(line, Bytes::Here(&bytes)),
-        None if shared.blobs.has(note.content) != Some(note.bytes) => return Ok(false),
-        None if note.bytes <= RECORD_INLINE_MAX => {
+    let written = match (small, seen) {
+        (Some(bytes), _) => files.write(line, Bytes::Here(&bytes)),
+        _ if shared.blobs.has(note.content) != Some(note.bytes) => return Ok(false),
+        _ if note.bytes <= RECORD_INLINE_MAX => {
             files.write(line, Bytes::Here(&shared.blobs.read_small(note.content, RECORD_INLINE_MAX)?))
         }
-        None => files.write(line, Bytes::Blob(&shared.blobs.path_of(note.content))),
+        (None, None) => return Ok(false),
+        (None, Some(seen)) => files.write(line, Bytes::Blob(&shared.blobs.path_of(note.content), seen)),
     };
     written.map_err(|source| NodeError::Cache { dir: shared.home.cache(), source })?;
     // A purge that came in between has found no record to remove.
@@ -241,7 +257,7 @@ pub(super) async fn keep(node: &NodeHandle, offer: Offer) -> Result<u64, NodeErr
         node.write(Event::ValueMade { key, value: Box::new(note.clone()), inline }).await?;
     }
     let (shared, bytes, me) = (node.shared.clone(), note.bytes, node.me());
-    blocking(move || write_record(&shared, key, me, &note)).await?;
+    blocking(move || write_record(&shared, key, me, &note, seen(&shared, &note))).await?;
     Ok(bytes)
 }
 
@@ -376,7 +392,12 @@ fn orphan(shared: &Shared, key: ValueKey) -> Result<Option<Offer>, NodeError> {
     }
     let found = files.read(key).filter(|(line, _)| line.node.is_none());
     let offer = found.and_then(|(line, body)| {
-        let given = if line.inline { Given::Here(body) } else { Given::File(files.beside(key)) };
+        let beside = files.beside(key);
+        // What the disk changed since is nothing that a program has computed.
+        if !line.inline && (line.seen.is_none() || line.seen != Seen::of(&beside)) {
+            return None;
+        }
+        let given = if line.inline { Given::Here(body) } else { Given::File(beside) };
         let is_short = [&line.function, &line.project, &line.user].iter().all(|name| name.len() <= NAME_MAX);
         is_short.then(|| Offer {
             key,

@@ -103,11 +103,19 @@ def _mapped(record: Dict[str, Any], path: str) -> memoryview:
     from mmap import ACCESS_COPY, mmap
 
     with open(record.get("path") or path + ".value", "rb") as file:
+        # Nobody hashes so much at every hit: a file that was written to since, or replaced, is for the daemon to check.
+        if record["seen"] != _seen(os.fstat(file.fileno())):
+            raise Damaged("the file was changed")
         # What a caller changes in an array stays with the caller: pages are copied when they are written to.
         mapped = mmap(file.fileno(), 0, access=ACCESS_COPY)
     if len(mapped) != record["bytes"]:
         raise Damaged("the file is not the one that was kept")
     return memoryview(mapped)
+
+
+def _seen(info: os.stat_result) -> Dict[str, int]:
+    """Which file it is, and when it was written last, as records have it."""
+    return {"inode": info.st_ino, "mtime_ns": info.st_mtime_ns}
 
 
 def _touch(path: str) -> None:
@@ -132,8 +140,8 @@ def write(record: Dict[str, Any], container: Container) -> None:
         body = container.joined()
         record["crc32"] = crc32(body)
     else:
-        record.update(blob=None, path=path + ".value")
         write_aside(path + ".value", container)
+        record.update(blob=None, path=path + ".value", seen=_seen(os.stat(path + ".value")))
     _write_record(path, record, body)
 
 
@@ -145,7 +153,9 @@ def adopt(record: Dict[str, Any], size: int, file: str) -> None:
     path = record_path(record["key"])
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     os.replace(file, path + ".value")
-    _write_record(path, dict(record, v=VERSION, bytes=size, inline=False, blob=None, path=path + ".value"), b"")
+    record = dict(record, v=VERSION, bytes=size, inline=False, blob=None, path=path + ".value")
+    record["seen"] = _seen(os.stat(path + ".value"))
+    _write_record(path, record, b"")
 
 
 def _write_record(path: str, record: Dict[str, Any], body: bytes) -> None:
