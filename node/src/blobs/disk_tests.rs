@@ -469,3 +469,28 @@ fn damage_is_found_and_removed() {
     assert_eq!(bench.store.verify(|usage| seen = usage.blobs).unwrap(), [damaged]);
     assert_eq!((seen, bench.store.has(damaged), bench.store.has(sound)), (2, None, Some(5)));
 }
+
+#[test]
+fn using_a_blob_leaves_when_it_was_written_as_it_was() {
+    let bench = bench();
+    let id = bench.store.put_bytes(b"bytes").unwrap();
+    make_old(&bench.store, id, Duration::from_secs(3_600));
+    let written = || fs::metadata(bench.store.blob_path(id)).unwrap().modified().unwrap();
+    let before = written();
+    assert!(bench.store.renew(id, 5) && bench.store.check(id).unwrap());
+    assert_eq!(written(), before);
+    let all = Sweep { unused_for: Duration::ZERO, until: SweepUntil::Done, dry_run: false };
+    assert_eq!(bench.store.sweep(|_| false, all).unwrap().blobs, 0, "it was used just now");
+}
+
+#[test]
+fn a_file_that_comes_in_mends_a_damaged_blob_of_its_name() {
+    let bench = bench();
+    let id = bench.store.put_bytes(b"bytes").unwrap();
+    let path = bench.store.blob_path(id);
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    fs::write(&path, b"bytez").unwrap();
+    let file = bench.dir("in", &[("file", "bytes")]).join("file");
+    assert_eq!(bench.store.take_file(&file).unwrap(), (id, 5));
+    assert_eq!(fs::read(&path).unwrap(), b"bytes");
+}
