@@ -179,6 +179,10 @@ def _request(
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), os.curdir)))
     if config.log_level is not None:
         environment["FOUNDATIONS_LOG_LEVEL"] = config.log_level
+    # Who submits with the cache off, or verifies, means the job.
+    mode = os.environ.get("FNODE_CACHE")
+    if mode:
+        environment["FNODE_CACHE"] = mode
     return {
         "directory": directory,
         "project": str(project),

@@ -321,6 +321,30 @@ class Values(Cached):
         self.assertIn("is not what it computes now", lines[0])
         self.assertIn(work.key(1), lines[0])
 
+    def test_the_cause_of_what_differs_is_told_once_per_function_and_further_keys_shortly(self):
+        state = Notes([1])
+
+        @foundations.cache
+        def work(x):
+            return [x, state._target[0]]
+
+        for x in (1, 2, 3):
+            work(x)
+        state._target[0] = 2
+        os.environ["FNODE_CACHE"] = "VERIFY"
+        with self.printed() as lines:
+            for x in (1, 2, 3, 1, 2, 3):
+                self.assertEqual(work(x), [x, 2])
+        self.assertEqual(["name that in depends_on" in line for line in lines], [True, False, False])
+        self.assertEqual([work.key(x) in line for x, line in zip((1, 2, 3), lines)], [True] * 3)
+        self.assertTrue(all("nor is what is kept of" in line for line in lines[1:]), lines)
+
+    def test_the_mode_may_be_written_as_other_switches_are(self):
+        for said, means in (("OFF 0 false No", "off"), ("VERIFY verify Verify:1", "verify"), ("ON 1 true Yes", "on")):
+            for word in said.split():
+                os.environ["FNODE_CACHE"] = word
+                self.assertEqual(verify.mode(), means, word)
+
     def test_what_was_raised_and_kept_is_verified_too(self):
         state = Notes(["no rows"])
         ran = Notes(self.ran)
@@ -343,6 +367,7 @@ class Values(Cached):
         self.assertEqual((lines, self.ran), ([], [1, 1]))
         for other, comes in (("no columns", raised), ("", lambda: work(1))):
             state._target[0] = other
+            verify._differing.clear()
             with self.printed() as lines:
                 self.assertEqual(comes(), other or 1)
             self.assertEqual([work.key(1) in line for line in lines], [True], lines)
@@ -370,7 +395,7 @@ class Values(Cached):
             told = [json.loads(line) for line in file]
         self.assertEqual(len(told), computed)
         self.assertEqual(told[0], {"function": work._keys.name, "key": work.key(1), "same": False})
-        self.assertEqual(len(lines), computed)
+        self.assertEqual(len(lines), 1)
         for wrong in ("verify:0", "verify:2", "verify:x", "on:0.5"):
             os.environ["FNODE_CACHE"] = wrong
             with self.printed():

@@ -130,6 +130,12 @@ class Submit(Launching):
             options, ["--project", "of the call", "--memory", "1000000000B", "--params", '{"b":2}', self.project]
         )
 
+    def test_how_the_cache_is_used_here_is_how_the_job_uses_it(self):
+        self.config("worker:\n  environment: {FNODE_CACHE: verify}\n")
+        self.assertIn("FNODE_CACHE=verify", self.asked()[0])
+        os.environ["FNODE_CACHE"] = "off"
+        self.assertIn("FNODE_CACHE=off", self.asked()[0])
+
     def test_a_worker_s_variables_and_the_log_level_reach_the_job(self):
         self.config("log_level: DEBUG\nworker:\n  environment: {A: 1, B: 'x y'}\n")
         self.assertEqual(

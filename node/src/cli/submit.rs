@@ -17,7 +17,7 @@ use super::time::{counted, now_unix_ms};
 use crate::http::words::error::ErrorCode;
 use crate::http::words::job::{JobWord, StateWord};
 use crate::http::words::node::NodeInfo;
-use crate::http::words::submit::{AfterWord, SubmitAnswer, SubmitRequest, check_project};
+use crate::http::words::submit::{AfterWord, CACHE_MODE, SubmitAnswer, SubmitRequest, check_project};
 use crate::objects::VARIABLES;
 
 /// Parameters ride in the log with the submission.
@@ -199,7 +199,7 @@ fn request(args: &SubmitArgs) -> Result<SubmitRequest, CliError> {
         labels: args.labels.iter().cloned().collect(),
         nodes: args.nodes.iter().cloned().collect(),
         data: args.data.iter().cloned().collect(),
-        env: env(args),
+        env: env(args, std::env::var(CACHE_MODE).ok()),
         secrets: args.secrets.iter().cloned().collect(),
         array: args.array.clone().unwrap_or_default(),
         timeout_s: args.timeout.map_or(0, |timeout| timeout.as_secs().max(1)),
@@ -215,11 +215,13 @@ fn request(args: &SubmitArgs) -> Result<SubmitRequest, CliError> {
     })
 }
 
-/// Variables of the job; its end points are among them, so that whoever runs it knows them.
-fn env(args: &SubmitArgs) -> BTreeMap<String, String> {
+/// Variables of the job; its end points are among them, so that whoever runs it knows them. How the cache is used where
+/// the job is submitted is how the job uses it, unless it is told otherwise.
+fn env(args: &SubmitArgs, cache_mode: Option<String>) -> BTreeMap<String, String> {
+    let mode = cache_mode.filter(|mode| !mode.is_empty()).map(|mode| (CACHE_MODE.to_owned(), mode));
     let places = VARIABLES.iter().zip([&args.archive, &args.cache_store]);
     let places = places.filter_map(|(name, place)| Some(((*name).to_owned(), place.clone()?)));
-    args.env.iter().cloned().chain(places).collect()
+    mode.into_iter().chain(args.env.iter().cloned()).chain(places).collect()
 }
 
 /// The given project, else the directory's name.
@@ -341,6 +343,16 @@ mod tests {
         assert_eq!((request.env["A"].as_str(), request.array.as_str(), request.timeout_s), ("b=c", "1-3,5", 7_200));
         assert_eq!((request.labels["fast"].as_str(), request.capture, request.priority), ("", false, -5));
         assert_eq!(request.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_job_uses_the_cache_as_its_submitter_does_unless_it_is_told_otherwise() {
+        let env = |words: &[&str], mode: Option<&str>| {
+            super::env(&parse(&[words, &["--", "true"]].concat()), mode.map(str::to_owned)).get(CACHE_MODE).cloned()
+        };
+        assert_eq!(env(&[], Some("off")).as_deref(), Some("off"));
+        assert_eq!(env(&["--env", "FNODE_CACHE=verify:0.1"], Some("off")).as_deref(), Some("verify:0.1"));
+        assert_eq!((env(&[], None), env(&[], Some(""))), (None, None));
     }
 
     #[test]

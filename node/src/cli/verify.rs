@@ -20,9 +20,8 @@ use super::exit::Exit;
 use super::output::{Output, say, table};
 use super::time::counted;
 use crate::http::words::cache::{CacheCheckRequest, CacheChecked};
+use crate::http::words::submit::CACHE_MODE;
 
-/// Tells the package how to use the cache (`node/sdk/foundations/_cache/verify.py`).
-const MODE: &str = "FNODE_CACHE";
 /// Where the package writes a line per call that it computed although it had found its value.
 const REPORT: &str = "FNODE_CACHE_REPORT";
 
@@ -107,7 +106,7 @@ fn recompute(args: &CacheVerifyArgs, output: Output) -> Result<Exit, CliError> {
     let verified = sum(&text);
     output.print(&verified, verified_text)?;
     if verified.calls == 0 {
-        say("no cached call of the command found its value: nothing was compared");
+        say("jobs that the command submits verify by themselves, and tell in their logs what came out otherwise");
     }
     if !status.success() {
         say(&format!("the command itself did not succeed: {status}"));
@@ -120,7 +119,8 @@ fn run(args: &CacheVerifyArgs, mode: &str, report: &Path, output: Output) -> Res
         return Err(CliError::usage("no command was given", "fnode cache verify -- python3 train.py"));
     };
     let mut command = Command::new(program);
-    command.args(words).env(MODE, mode).env(REPORT, report);
+    // The package reads it: `node/sdk/foundations/_cache/verify.py`.
+    command.args(words).env(CACHE_MODE, mode).env(REPORT, report);
     if output.is_json() {
         // JSON has standard output to itself.
         let conversation = io::stderr().as_fd().try_clone_to_owned().map_err(CliError::Output)?;
@@ -151,6 +151,9 @@ fn sum(report: &str) -> Verified {
 }
 
 fn verified_text(verified: &Verified) -> String {
+    if verified.calls == 0 {
+        return "nothing was compared: no cached call of the command found its value".to_owned();
+    }
     let calls = format!("{} of {}", counted(verified.calls, "call"), counted(verified.functions, "function"));
     if verified.differ.is_empty() {
         return format!("{calls} computed again: the same came out");
@@ -175,6 +178,6 @@ mod tests {
         assert!(
             verified_text(&verified).starts_with("4 calls of 2 functions computed again; these came out otherwise:")
         );
-        assert_eq!(verified_text(&sum("")), "0 calls of 0 functions computed again: the same came out");
+        assert_eq!(verified_text(&sum("")), "nothing was compared: no cached call of the command found its value");
     }
 }

@@ -146,14 +146,8 @@ class Cached:
 
     def _tell(self, found: Outcome, same: bool) -> None:
         verify.report(self._keys.name, found.key or "", same)
-        if same:
-            return
-        _console.warning(
-            "what is kept of {} (key {}) is not what it computes now: it is not deterministic, or it reaches "
-            "something that its key does not see; name that in depends_on, and forget the value".format(
-                self._keys.name, found.key
-            )
-        )
+        if not same:
+            verify.tell_differing(self._keys.name, found.key or "")
 
     def _look(self, key: str) -> Optional[Outcome]:
         """The value on this machine, or what the function raised if that was kept."""

@@ -34,7 +34,8 @@ pub(crate) enum CacheCommand {
     /// Look whether values are what they should be: their bytes, or, with a command, what their functions compute
     #[command(
         after_help = "Without a command every value on this node is hashed again; what the disk has changed is fetched from another node.\n\
-                      With one, it runs, and computes what its cached calls find, too. Exits with 1 if something differs.\n\n\
+                      With one, it runs, and computes what its cached calls find, too. Exits with 1 if something differs.\n\
+                      Jobs that it submits verify by themselves: what differs there stands in their logs, and is not counted here.\n\n\
                       EXAMPLES:\n  fnode cache verify\n  fnode cache verify -- python3 train.py\n  \
                       fnode cache verify --sample 0.1 -- python3 train.py"
     )]

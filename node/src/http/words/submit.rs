@@ -486,10 +486,15 @@ pub fn check_places(env: &BTreeMap<String, String>) -> Result<(), ErrorWord> {
     Ok(())
 }
 
+/// How a job's calls use the cache: handed on by who submits under it.
+pub const CACHE_MODE: &str = "FNODE_CACHE";
+/// Variables of the Python package that whoever submits may set, though they begin as the node's own do.
+const OF_THE_PACKAGE: [&str; 2] = [CACHE_MODE, "FNODE_PARALLEL_STAGES"];
+
 /// Refuses what cannot name a variable of an environment, and those that the node sets itself.
 ///
 /// # Errors
-/// Names that a shell could not use, and those beginning with `FNODE_`.
+/// Names that a shell could not use, and those beginning with `FNODE_`, but for two of the Python package.
 pub fn check_variable(name: &str) -> Result<(), ErrorWord> {
     let mut chars = name.chars();
     let fits = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
@@ -499,7 +504,7 @@ pub fn check_variable(name: &str) -> Result<(), ErrorWord> {
         let hint = "use letters, digits and _, not beginning with a digit";
         return Err(ErrorWord::bad_input(format!("{name:?} cannot name a variable"), hint));
     }
-    if name.starts_with("FNODE_") {
+    if name.starts_with("FNODE_") && !OF_THE_PACKAGE.contains(&name) {
         return Err(ErrorWord::bad_input(format!("{name} is set by the node"), "choose a name without FNODE_"));
     }
     Ok(())
@@ -621,6 +626,9 @@ mod tests {
         assert_eq!(message(|r| r.command.push("\0".to_owned())), "the command holds a NUL byte");
         assert_eq!(message(|r| drop(r.env.insert("1X".to_owned(), String::new()))), "\"1X\" cannot name a variable");
         assert_eq!(message(|r| drop(r.env.insert("FNODE_X".to_owned(), String::new()))), "FNODE_X is set by the node");
+        for name in ["FNODE_CACHE", "FNODE_PARALLEL_STAGES"] {
+            assert_eq!(check_variable(name), Ok(()));
+        }
         assert_eq!(message(|r| assert!(r.data.insert("data".to_owned()))), "data path \"data\" is not absolute");
         assert_eq!(message(|r| r.python = "three".to_owned()), "\"three\" is not a Python version");
         assert_eq!(message(|r| r.params = "{".to_owned()), "the parameters are not JSON");
