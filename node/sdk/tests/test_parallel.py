@@ -327,15 +327,29 @@ class OnThreeNodes(Parallel):
             foundations.Deployment(job).fetch_job_results()
         self.check_over(job)
         self.assertEqual(sorted(part["state"] for part in self.parts(job)), ["failed", "stopped"])
+        hangs = self.stages(job, "hang")
+        self.assertEqual({one["state"] for one in hangs} - {"not run"}, {"stopped"}, hangs)
+        self.assertEqual({bool(one["node"]) for one in hangs if one["state"] == "stopped"}, {True}, hangs)
+        self.assertEqual([one["state"] for one in self.stages(job, "equal")], ["not run"])
 
     def test_a_graph_that_is_stopped_stops_its_parts(self):
         job = self.begin("stage(stages.equal)(*[stage(stages.hang)(place) for _ in range(3)]).run()\n")
         self.until(lambda: len(self.noted("hangs")) == 3, lambda: self.fnode("jobs", "--parts", "--all"))
+
+        def seen():
+            if '"foundations_stages.json"' not in self.fnode("job", "show", job, "--json"):
+                return "nothing told yet"
+            return {(one["state"], one["node"]) for one in self.stages(job, "hang")}
+
+        self.until(lambda: seen() == {("running", name) for name in self.NODES}, lambda: str(seen()))
         self.fnode("stop", job)
         self.assertEqual(self.end(job), "stopped")
         self.until(
             lambda: [part["state"] for part in self.parts(job)] == ["stopped"] * 2, lambda: str(self.parts(job))
         )
+        self.assertEqual(seen(), {("stopped", name) for name in self.NODES})
+        self.assertTrue(all(one["seconds"] >= 0 for one in self.stages(job, "hang")), self.stages(job))
+        self.assertEqual([one["state"] for one in self.stages(job, "equal")], ["not run"])
 
     def test_what_cannot_be_pickled_stays_in_the_graph_s_job(self):
         text = """

@@ -253,6 +253,9 @@ class Conduct(Run):
             parts = list(self._parts.values())
             for one in parts:
                 self._give_up(one)
+                if one.job is not None:
+                    # Whether it ran, its own record knows.
+                    self._entries[one.stage.uuid()].update(state="stopped", job=one.job)
         for one in parts:
             if one.job is not None:
                 _stop(one.job)
@@ -280,13 +283,13 @@ class Conduct(Run):
     def _see_through(self, one: Part) -> None:
         self._parts[one.stage.uuid()] = one
         # The same moment for all who look at the record: it does not wait here.
-        self._entries[one.stage.uuid()].update(state="submitted")
+        self._entries[one.stage.uuid()].update(state="submitted", job=one.job)
         threading.Thread(target=self._follow, args=(one,), name="foundations-part", daemon=True).start()
 
     def _give_up(self, one: Part) -> None:
         one.is_given_up = True
         self._parts.pop(one.stage.uuid(), None)
-        self._entries[one.stage.uuid()].update(state="waiting")
+        self._entries[one.stage.uuid()].update(state="waiting", job=None)
 
     def _undo(self, stage: Stage) -> None:
         """A result is lost: its stage waits again, and what that needs and is gone, too."""
@@ -300,7 +303,7 @@ class Conduct(Run):
         self._done.discard(uuid)
         self._named.pop(uuid, None)
         self._waiting[uuid] = stage
-        self._entries[uuid].update(state="waiting")
+        self._entries[uuid].update(state="waiting", job=None)
         for one in stage._inputs():
             self._needed[one.uuid()] += 1
             if one.uuid() not in self._results and one.uuid() not in self._named:
@@ -323,7 +326,7 @@ class Conduct(Run):
             self._release(one.stage)
             self._untold.append(one)
         elif "missing" in told or "unkept" in result:
-            entry.update(state="waiting")
+            entry.update(state="waiting", job=None)
             self._waiting[uuid] = one.stage
             if "unkept" in result:
                 _console.warning(
@@ -399,9 +402,11 @@ class Conduct(Run):
         job = _client.default().submit_part(self._job, request)
         with self._changed:
             one.job, one.submitted = job, time.monotonic()
-            self._entries[stage.uuid()].update(job=job)
-            self._parcels.add(part.report_key(job))
             is_given_up = one.is_given_up
+            # Of one that was given up meanwhile, only a graph that ends is told, which stops it.
+            if not is_given_up or self._entries[stage.uuid()]["state"] == "waiting":
+                self._entries[stage.uuid()].update(job=job)
+            self._parcels.add(part.report_key(job))
         if is_given_up:
             _stop(job)
 

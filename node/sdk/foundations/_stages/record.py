@@ -30,12 +30,15 @@ FOLDER = "foundations_stages"
 _TEXT_MAX = 200
 _ERROR_MAX = 4096
 _SOURCE_MAX = 64 << 10
-# The file is written anew at most so often while stages run; at the end in any case.
+# The file is written anew at most so often while stages run, and what changes sooner is written then; at the end in any
+# case.
 _EVERY_S = 1.0
 
 _runs: List[Dict[str, Any]] = []
 _announced = False
 _written = 0.0
+# Writes what changed just after the last time.
+_later: Optional[threading.Timer] = None
 # Parts of a graph end in threads.
 _writing = threading.Lock()
 
@@ -116,7 +119,11 @@ def write(at_end: bool = False) -> None:
     """Writes the artifact, in a job; nothing that goes wrong here ends the job."""
     global _written
     folder = _context.artifacts_dir()
-    if folder is None or not _context.is_tracked() or not at_end and time.monotonic() - _written < _EVERY_S:
+    if folder is None or not _context.is_tracked():
+        return
+    left = _EVERY_S - (time.monotonic() - _written)
+    if left > 0 and not at_end:
+        _write_later(left)
         return
     try:
         with _writing:
@@ -129,6 +136,15 @@ def write(at_end: bool = False) -> None:
     except OSError as error:
         _console.warning_once("what the stages did is not told: {}".format(error))
     _written = time.monotonic()
+
+
+def _write_later(seconds: float) -> None:
+    """Nobody else may write for long: a stage that begins now may run for hours."""
+    global _later
+    if _later is None or not _later.is_alive():
+        _later = threading.Timer(seconds, write)
+        _later.daemon = True
+        _later.start()
 
 
 def _announce() -> None:
