@@ -416,6 +416,15 @@ class Carried(Case):
         self.assertEqual([line for line in done.stdout.splitlines() if "Found" not in line], ["shown 1"], done.stderr)
         self.assertFalse(os.path.exists(self.path("job-3")))
 
+    def test_a_function_that_the_driver_made_aware_of_its_context_is_so_in_the_job(self):
+        self.write("steps.py", "def plain(context, x):\n    print(context.name, x)\n")
+        done = self.drive(
+            "import foundations, steps\nfoundations.create_stage(foundations.context_aware(steps.plain))(7).run()\n"
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        _, done = self.run_job(0)
+        self.assertEqual((done.returncode, done.stdout), (0, "plain 7\n"), done.stderr)
+
     def test_what_is_defined_at_a_prompt_is_said(self):
         code = "import sys\nsys.modules['cloudpickle'] = None\nimport foundations\ndef f():\n    return 1\n"
         code += "foundations.create_stage(f)().run()\n"

@@ -10,7 +10,7 @@ import time
 
 from .. import _track
 from . import record
-from .context import StageContext, is_context_aware
+from .context import StageContext
 from .stage import fill
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ def _outcome(stage: Stage, context: StageContext, args: Any, kwargs: Any, tracke
     from .._cache.cached import Cached, Outcome
 
     function = stage._function
-    aware = is_context_aware(function)
+    aware = stage._aware
     if aware:
         args = [context, *args]
     if not asks_cache(stage):

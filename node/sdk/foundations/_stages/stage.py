@@ -7,6 +7,7 @@ import os
 from hashlib import sha256
 
 from .._errors import ConfigurationError, NotAvailableYetError
+from .context import is_context_aware
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Stage:
         self._args = args
         self._kwargs = kwargs
         self._kind = kind
+        # Here, because a job finds the function by its name: `context_aware(module.f)` has marked it in this process only.
+        self._aware = kind == "call" and is_context_aware(function)
         self._required: List[Stage] = []
         self._caching = False
         self._persisted = False
