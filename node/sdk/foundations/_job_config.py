@@ -164,18 +164,31 @@ def _worker(worker: Mapping, path: str) -> Dict[str, str]:
     place = "{}:{}".format(path, worker.lines["environment"])
     if isinstance(environment, list):
         # As Docker has it: a list of KEY=VALUE.
-        pairs = [_variable(line, place, "").partition("=") for line in environment]
-        return {key: value for key, _, value in pairs}
-    lines = environment.lines  # type: ignore[attr-defined]
-    return {
-        key: _variable(value, "{}:{}".format(path, lines[key]), " `{}`".format(key))
-        for key, value in environment.items()
-    }
+        variables = {}
+        for line in environment:
+            if not isinstance(line, str):
+                raise ConfigurationError("{}: a variable is {}; write NAME=VALUE".format(place, _shown(line)))
+            key, _, value = line.partition("=")
+            variables[_checked_name(key, place)] = value
+        return variables
+    variables = {}
+    for key, value in environment.items():
+        place = "{}:{}".format(path, environment.lines[key])  # type: ignore[attr-defined]
+        variables[_checked_name(key, place)] = _variable(value, place, key)
+    return variables
+
+
+def _checked_name(name: str, place: str) -> str:
+    """A name that every shell and every system takes."""
+    if name.isascii() and name.isidentifier():
+        return name
+    what = "write letters, digits and _, not beginning with a digit"
+    raise ConfigurationError("{}: {} cannot name a variable; {}".format(place, _shown(name), what))
 
 
 def _variable(value: Any, place: str, name: str) -> str:
     if isinstance(value, (dict, list)):
-        raise ConfigurationError("{}: the variable{} is {}; write a text".format(place, name, _shown(value)))
+        raise ConfigurationError("{}: the variable `{}` is {}; write a text".format(place, name, _shown(value)))
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else str(value)
@@ -190,4 +203,5 @@ def _nearest(key: str, known: Any) -> str:
 
 def _shown(value: Any) -> str:
     names = {"dict": "keys with values", "Mapping": "keys with values", "list": "a list", "bool": "true or false"}
+    names["NoneType"] = "empty"
     return names.get(type(value).__name__) or repr(value)[:40]

@@ -213,14 +213,20 @@ fn environment(worker: &Map, path: &str, warnings: &mut Vec<String>) -> Result<V
             // As Docker has it: a list of KEY=VALUE.
             ("environment", Value::List(items)) => {
                 for item in items {
-                    let pair = variable(item, &place, "")?;
-                    let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
+                    let Value::Text(pair) = item else {
+                        let what = format!("{place}: a variable is {}; write NAME=VALUE", shown(item));
+                        return Err(ConfigError(what));
+                    };
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    check_name(name, &place)?;
                     variables.push((name.to_owned(), value.to_owned()));
                 }
             }
             ("environment", Value::Map(map)) => {
                 for Entry { key, line, value } in &map.entries {
-                    let value = variable(value, &format!("{path}:{line}"), key)?;
+                    let place = format!("{path}:{line}");
+                    check_name(key, &place)?;
+                    let value = variable(value, &place, key)?;
                     variables.push((key.clone(), value));
                 }
             }
@@ -236,12 +242,22 @@ fn environment(worker: &Map, path: &str, warnings: &mut Vec<String>) -> Result<V
     Ok(variables)
 }
 
+/// A name that every shell and every system takes.
+fn check_name(name: &str, place: &str) -> Result<(), ConfigError> {
+    let fits = |(at, one): (usize, char)| one == '_' || one.is_ascii_alphabetic() || (at > 0 && one.is_ascii_digit());
+    if !name.is_empty() && name.chars().enumerate().all(fits) {
+        return Ok(());
+    }
+    let name = shown(&Value::Text(name.to_owned()));
+    let what = "write letters, digits and _, not beginning with a digit";
+    Err(ConfigError(format!("{place}: {name} cannot name a variable; {what}")))
+}
+
 /// A variable's value as text.
 fn variable(value: &Value, place: &str, name: &str) -> Result<String, ConfigError> {
     match value {
         Value::List(_) | Value::Map(_) => {
-            let of = if name.is_empty() { String::new() } else { format!(" `{name}`") };
-            Err(ConfigError(format!("{place}: the variable{of} is {}; write a text", shown(value))))
+            Err(ConfigError(format!("{place}: the variable `{name}` is {}; write a text", shown(value))))
         }
         Value::Bool(value) => Ok(value.to_string()),
         value => Ok(plain(value)),
@@ -263,7 +279,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// A value in an error, short.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     let text = match value {
         Value::Null => return "empty".to_owned(),
         Value::Bool(_) => return "true or false".to_owned(),
