@@ -204,21 +204,51 @@ def end_points(path: Optional[str]) -> Dict[str, str]:
     """Object stores that a configuration names: ``archive``, ``cache_store``, each only where it is one.
 
     Plain paths and ``local://``, which old projects have, mean this cluster. Without a file what is set counts.
+
+    :raises ConfigurationError: no YAML, or of a wrong type; the text names file and line.
     """
     from ._yaml import read_mapping
 
     settings = config_manager.config() if path is None else read_mapping(path)
     found = {}
     for name, section, key in _END_POINTS:
-        entry = settings.get(section)
-        text = entry.get(key) if isinstance(entry, dict) else None
-        scheme, is_address, _ = str(text or "").partition("://")
+        text = _end_point(path, settings, section, key)
+        scheme, is_address, _ = text.partition("://")
         if is_address and scheme in ("sftp", "ssh"):
             from . import _console
 
             _console.warning_once("{}:// is not supported; what jobs leave stays in this cluster".format(scheme))
         elif is_address and scheme != "local":
-            found[name] = str(text)
+            found[name] = text
+    return found
+
+
+def _end_point(path: Optional[str], settings: Any, section: str, key: str) -> str:
+    entry = settings.get(section)
+    text = entry.get(key) if isinstance(entry, dict) else None
+    # What was set by a call or a variable has no line, and other keys of that name may be the project's own.
+    if path is not None and entry is not None and not isinstance(entry, dict):
+        raise _wrong(path, settings.lines[section], "`{}`".format(section), entry, "keys with values")
+    if path is not None and text is not None and not isinstance(text, str):
+        raise _wrong(path, entry.lines[key], "{}'s `{}`".format(section, key), text, "a text")
+    return str(text or "")
+
+
+def _wrong(path: str, line: int, name: str, value: Any, words: str) -> Exception:
+    from ._errors import ConfigurationError
+    from ._job_config import _shown
+
+    return ConfigurationError("{}:{}: {} is {}; write {}".format(path, line, name, _shown(value), words))
+
+
+def stage_end_points() -> Dict[str, str]:
+    """Object stores for a job of stages, whose call names no configuration: those of plain scripts, over them those of
+    the scheduler, over them what is set."""
+    found: Dict[str, str] = {}
+    for path in (find_execution_config(), find_environment("scheduler")):
+        if path is not None:
+            found.update(end_points(path))
+    found.update(end_points(None))
     return found
 
 

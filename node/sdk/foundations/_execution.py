@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SCRIPT_MAX = 1 << 20
 # Seconds that a script may wait at its start for a daemon that does not answer.
 TIMEOUT_S = 3.0
+_STAYS = "What this script leaves stays in this cluster."
 
 
 def begin_if_wanted() -> None:
@@ -55,18 +56,17 @@ def begin() -> None:
     :raises DaemonError: there is no daemon, or it refused.
     :raises OSError: the working directory is gone.
     """
-    from . import _client, _ending
+    from . import _ending
 
     run = _run()
-    answer = _client.default_with_timeout(TIMEOUT_S).begin_run(run)
-    os.environ.update(_variables(answer, run["project"]))
+    places = _places()
+    answer = _begun(run, places)
+    os.environ.update(_variables(answer, run["project"], places))
     _ending.watch(execution=True)
 
 
 def _run() -> Dict[str, Any]:
     """What the daemon is told of this process. Cheap: packages and git are looked at when it ends."""
-    from . import _config
-
     directory = os.getcwd()
     run = {
         "project": _project(directory),
@@ -78,10 +78,40 @@ def _run() -> Dict[str, Any]:
     wished = os.environ.get("FOUNDATIONS_JOB_ID")
     if wished:
         run["job_id"] = wished
-    config = _config.find_execution_config()
-    if config is not None:
-        run.update(_config.end_points(config))
     return run
+
+
+def _places() -> Dict[str, str]:
+    """Object stores that the configuration of plain scripts names; a slip in it is told, and they are done without."""
+    from . import _config, _console
+    from ._errors import ConfigurationError
+
+    config = _config.find_execution_config()
+    try:
+        return {} if config is None else _config.end_points(config)
+    except ConfigurationError as error:
+        _console.warning("{} {}".format(_sentence(error), _STAYS))
+        return {}
+
+
+def _begun(run: Dict[str, Any], places: Dict[str, str]) -> Dict[str, Any]:
+    """The daemon's answer. A place that it does not take is told, and taken out of `places`.
+
+    :raises DaemonError: there is no daemon, or it refused something else.
+    """
+    from . import _client, _console
+    from ._errors import RefusedError
+
+    while True:
+        try:
+            return _client.default_with_timeout(TIMEOUT_S).begin_run(dict(run, **places))
+        except RefusedError as error:
+            refused = [name for name in places if "FNODE_{}".format(name.upper()) in str(error)]
+            if not refused:
+                raise
+            for name in refused:
+                del places[name]
+            _console.warning("{} {}".format(_sentence(error), _STAYS))
 
 
 def _project(directory: str) -> str:
@@ -118,15 +148,13 @@ def _written_name() -> Optional[str]:
     return name if isinstance(name, str) and name else None
 
 
-def _variables(answer: Dict[str, Any], project: str) -> Dict[str, str]:
+def _variables(answer: Dict[str, Any], project: str, places: Dict[str, str]) -> Dict[str, str]:
     """What a job finds in its environment, from the daemon's answer."""
-    from . import _config, _context, _home
+    from . import _context, _home
 
     address = _home.find()
     job = answer["job"]
     user = answer.get("user") or _context.user_name()
-    config = _config.find_execution_config()
-    places = {} if config is None else _config.end_points(config)
     variables = {
         **{"FNODE_{}".format(name.upper()): place for name, place in places.items()},
         "FNODE_JOB_ID": job,

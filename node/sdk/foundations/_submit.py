@@ -134,12 +134,10 @@ def follow(job: Deployment) -> None:
 
 def _check_configs(found: Optional[str]) -> None:
     """Reads the configuration that is asked for, and that of plain scripts beside it: nothing in them changes where a
-    job runs, but one that is no YAML is a slip that its author wants to know of."""
-    from ._yaml import read_mapping
-
+    job runs, but a slip in one is something that its author wants to know of."""
     for path in (found, _config.find_execution_config()):
         if path is not None:
-            read_mapping(path)
+            _config.end_points(path)
 
 
 def _program(entrypoint: Optional[str], command: List[str]) -> Optional[str]:

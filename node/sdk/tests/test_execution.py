@@ -254,6 +254,33 @@ class NoDaemon(support.Case):
         with support.Daemon(os.environ["FNODE_HOME"], refuse):
             self.assertOneWarning(self.script(self.TEXT), "no such project name; choose another.")
 
+    def test_a_place_that_is_refused_costs_the_script_that_place_alone(self):
+        begun = []
+
+        def refuse_archives(method, path, body, headers):
+            if path != "/runs":
+                return 200, {}
+            begun.append(json.loads(body))
+            if "archive" in begun[-1]:
+                return 400, {"error": {"code": "bad_input", "message": "FNODE_ARCHIVE is wrong", "hint": "write s3://"}}
+            folder = self.path("told")
+            os.makedirs(folder, exist_ok=True)
+            return 200, {"job": "j", "track": os.path.join(folder, "track"), "artifacts_dir": folder}
+
+        text = self.TEXT + "import os; print(os.environ.get('FNODE_ARCHIVE'), os.environ['FNODE_CACHE_STORE'])\n"
+        ends = "results_config:\n  archive_end_point: {}\ncache_config:\n  end_point: s3://lab/x\n"
+        self.write("config/execution/default.config.yaml", ends.format("ftp://q"))
+        with support.Daemon(os.environ["FNODE_HOME"], refuse_archives):
+            done = self.script(text)
+            self.write("config/execution/default.config.yaml", ends.format("5"))
+            wrong = self.script(self.TEXT)
+        warning = "Foundations WARNING: FNODE_ARCHIVE is wrong; write s3://. What this script leaves stays in this cluster."
+        self.assertEqual(done.stdout.splitlines(), [warning, "done", "None s3://lab/x"], done.stderr)
+        self.assertEqual([run.get("archive") for run in begun[:2]], ["ftp://q", None])
+        self.assertEqual([run["cache_store"] for run in begun[:2]], ["s3://lab/x"] * 2)
+        self.assertIn("default.config.yaml:2: results_config's `archive_end_point` is 5; write a text.", wrong.stdout)
+        self.assertNotIn("untracked", wrong.stdout)
+
     def test_so_is_an_answer_that_is_not_understood(self):
         with support.Daemon(os.environ["FNODE_HOME"], lambda *request: (200, {"what": 1})):
             self.assertOneWarning(self.script(self.TEXT), "")

@@ -397,6 +397,21 @@ class Carried(Case):
         )
         self.assertEqual([name for name in os.listdir(self.path("job-1")) if name.endswith(".pkl")], [])
 
+    def test_end_points_of_the_project_s_configurations_go_with_the_graph(self):
+        ends = "results_config:\n  archive_end_point: {}\ncache_config:\n  end_point: {}\n"
+        text = "import foundations\nimport project_code.model\n"
+        text += "foundations.create_stage(project_code.model.load)(5).run()\n"
+        self.write("config/execution/default.config.yaml", ends.format("s3://lab/plain", "gs://lab/cache"))
+        self.assertEqual(self.drive(text).returncode, 0)
+        words, _ = self.run_job(0)
+        self.assertEqual(words[words.index("--archive") + 1], "s3://lab/plain")
+        self.assertEqual(words[words.index("--cache-store") + 1], "gs://lab/cache")
+        self.write("config/submission/scheduler.config.yaml", "results_config: {archive_end_point: 's3://lab/far'}\n")
+        self.assertEqual(self.drive(text).returncode, 0)
+        words, _ = self.run_job(1)
+        self.assertEqual(words[words.index("--archive") + 1], "s3://lab/far")
+        self.assertEqual(words[words.index("--cache-store") + 1], "gs://lab/cache")
+
     def test_a_driver_below_the_root_finds_its_modules(self):
         text = "import foundations\nimport model\nfoundations.create_stage(model.load)(5).run()\n"
         done = self.drive(text, name="project_code/driver.py")

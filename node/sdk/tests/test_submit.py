@@ -267,7 +267,7 @@ class Submit(Launching):
 
     def test_end_points_of_old_projects_mean_this_cluster_without_a_word(self):
         ends = "results_config:\n  archive_end_point: {}\ncache_config:\n  end_point: {}\n"
-        for text in (ends.format("local://job_data", "/root/cache"), "results_config:\ncache_config: []\n", "a: 1\n"):
+        for text in (ends.format("local://job_data", "/root/cache"), "results_config:\ncache_config: {}\n", "a: 1\n"):
             words = self.scheduler(text)
             self.assertFalse([word for word in words if word in ("--archive", "--cache-store")], text)
             self.assertFalse([line for line in self.lines if "WARNING" in line], self.lines)
@@ -276,6 +276,23 @@ class Submit(Launching):
         words = self.scheduler("results_config:\n  archive_end_point: sftp://host/x\n")
         self.assertNotIn("--archive", words)
         self.assertIn("sftp:// is not supported", " ".join(self.lines))
+
+    def test_end_points_of_a_wrong_type_are_told_with_their_line(self):
+        os.chdir(self.path("."))
+        for path in ("config/submission/scheduler.config.yaml", "config/execution/default.config.yaml"):
+            for text, what in (
+                ("a: 1\nresults_config: [1]\n", "2: `results_config` is a list; write keys with values"),
+                ("cache_config: x\n", "1: `cache_config` is 'x'; write keys with values"),
+                ("results_config:\n  archive_end_point: 5\n", "2: results_config's `archive_end_point` is 5; write a text"),
+                ("cache_config:\n  end_point: [s3]\n", "2: cache_config's `end_point` is a list; write a text"),
+            ):
+                self.write(path, text)
+                for send in (foundations.submit, lambda **words: foundations.deploy(env="scheduler", **words)):
+                    with self.assertRaises(foundations.ConfigurationError) as refused, self.printed():
+                        send(job_directory=self.project)
+                    self.assertEqual(str(refused.exception), "./{}:{}".format(path, what))
+            self.write(path, "results_config: {archive_end_point: }\n")
+        self.assertFalse(os.path.exists(self.path("log")))
 
     def test_arguments_are_the_documented_ones(self):
         names = set(inspect.signature(foundations.submit).parameters)

@@ -79,6 +79,7 @@ def submit(last: Stage, params: Dict[str, Any], job_name: Optional[str], paralle
     if _config.project_name() is None and _job_config.read(directory).project_name is None:
         # As stages did; `submit` and `deploy` go by the directory.
         request["project"] = "default"
+    request["end_points"] = _config.stage_end_points()
     request["params"] = None
     request["command"] = ["python", "-m", "foundations._stages", name]
     try:

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::console::Console;
 use super::error::AtlasError;
+use super::job_config::shown;
 use super::yaml::{ConfigError, Value, read_map};
 
 /// Names that need no file.
@@ -63,16 +64,13 @@ impl Places {
     pub(crate) fn end_points(&self, name: &str, console: Console) -> Result<Vec<(&'static str, String)>, AtlasError> {
         let mut found = Vec::new();
         let Some(file) = self.find(name, &[ENVIRONMENTS, SUBMISSION]) else { return Ok(found) };
-        let settings = read_map(&file)?;
-        for (flag, section, key) in END_POINTS {
-            let Some(Value::Map(section)) = settings.get(section).map(|entry| &entry.value) else { continue };
-            let Some(Value::Text(text)) = section.get(key).map(|entry| &entry.value) else { continue };
+        for (flag, text) in places_in(&file)? {
             match text.split_once("://").map(|(scheme, _)| scheme) {
                 None | Some("local") => {}
                 Some(scheme @ ("sftp" | "ssh")) => {
                     console.warning(&format!("{scheme}:// is not supported; what jobs leave stays in this cluster"));
                 }
-                Some(_) => found.push((flag, text.clone())),
+                Some(_) => found.push((flag, text)),
             }
         }
         Ok(found)
@@ -91,11 +89,11 @@ impl Places {
     }
 
     /// Reads the configuration that is asked for, and that of plain scripts beside it: nothing in them changes where a
-    /// job runs, but one that is no YAML is a slip that its author wants to know of.
+    /// job runs, but a slip in one is something that its author wants to know of.
     fn check_readable(&self, found: Option<&Path>) -> Result<(), ConfigError> {
         let execution = self.find("default", &[EXECUTION]);
         for path in found.into_iter().chain(execution.as_deref()) {
-            read_map(path)?;
+            places_in(path)?;
         }
         Ok(())
     }
@@ -125,6 +123,27 @@ impl Places {
         ];
         all.into_iter().filter(|listing| !listing.files.is_empty()).collect()
     }
+}
+
+/// What stands where a configuration names object stores, each with its flag.
+fn places_in(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
+    let mut found = Vec::new();
+    let settings = read_map(path)?;
+    let wrong = |line: usize, name: &str, value: &Value, words: &str| {
+        ConfigError(format!("{}:{line}: {name} is {}; write {words}", path.display(), shown(value)))
+    };
+    for (flag, name, key) in END_POINTS {
+        let Some(entry) = settings.get(name).filter(|entry| entry.value != Value::Null) else { continue };
+        let Value::Map(section) = &entry.value else {
+            return Err(wrong(entry.line, &format!("`{name}`"), &entry.value, "keys with values"));
+        };
+        match section.get(key).map(|entry| (entry.line, &entry.value)) {
+            None | Some((_, Value::Null)) => {}
+            Some((_, Value::Text(text))) => found.push((flag, text.clone())),
+            Some((line, value)) => return Err(wrong(line, &format!("{name}'s `{key}`"), value, "a text")),
+        }
+    }
+    Ok(found)
 }
 
 fn files_in(folder: &Path) -> BTreeMap<String, PathBuf> {
@@ -178,7 +197,7 @@ mod tests {
         assert_eq!(ends("s3://lab/x", "gcp://lab/y"), ["--archive s3://lab/x", "--cache-store gcp://lab/y"]);
         assert_eq!(ends("local://job_data", "/root/cache"), [""; 0]);
         assert_eq!(ends("sftp://host/x", "file:///mnt/cache"), ["--cache-store file:///mnt/cache"]);
-        std::fs::write(&file, "results_config:\ncache_config: []\n").unwrap();
+        std::fs::write(&file, "results_config:\ncache_config: {}\n").unwrap();
         assert_eq!(places.end_points("lab", Console::new(false)).unwrap(), []);
         assert_eq!(places.end_points("scheduler", Console::new(false)).unwrap(), []);
     }
@@ -218,6 +237,32 @@ mod tests {
         for said in [places.check_submission("scheduler"), places.environment("local").map(drop)] {
             let said = said.unwrap_err().to_string();
             assert_eq!(said, format!("{} holds a list; write keys with values", execution.display()));
+        }
+    }
+
+    #[test]
+    fn end_points_of_a_wrong_type_are_told_with_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        for (folder, name) in [("submission", "scheduler"), ("execution", "default")] {
+            let file = dir.path().join(format!("here/config/{folder}/{name}.config.yaml"));
+            write(&file);
+            for (text, what) in [
+                ("a: 1\nresults_config: [1]\n", "2: `results_config` is a list; write keys with values"),
+                ("cache_config: x\n", "1: `cache_config` is 'x'; write keys with values"),
+                (
+                    "results_config:\n  archive_end_point: 5\n",
+                    "2: results_config's `archive_end_point` is 5; write a text",
+                ),
+                ("cache_config:\n  end_point: [s3]\n", "2: cache_config's `end_point` is a list; write a text"),
+            ] {
+                std::fs::write(&file, text).unwrap();
+                for said in [places.check_submission("scheduler"), places.environment("scheduler").map(drop)] {
+                    assert_eq!(said.unwrap_err().to_string(), format!("{}:{what}", file.display()));
+                }
+            }
+            std::fs::write(&file, "results_config: {archive_end_point: }\n").unwrap();
+            assert!(places.check_submission("scheduler").is_ok());
         }
     }
 
