@@ -130,6 +130,33 @@ class Graph(Case):
         with self.assertRaisesRegex(ValueError, "needs a name"):
             echo([hole()]).run(x=1)
 
+    def test_wrong_arguments_are_refused_when_the_graph_is_made(self):
+        load_stage, echo = self.stages(load, nested)
+        circle = [load_stage(1)]
+        circle.append({"again": (circle,)})
+        with self.assertRaisesRegex(TypeError, "^argument 1 of a stage is a list that contains itself$"):
+            echo(circle)
+        with self.assertRaisesRegex(TypeError, "^argument `value` of a stage is a list that contains itself$"):
+            echo(value=[circle])
+        twice = [1]
+        self.assertEqual(echo([twice, twice, load_stage(1)]).run_same_process(), [[1], [1], [0]])
+        for wrong in (0, -1):
+            with self.assertRaisesRegex(ValueError, "at least 1, not {}".format(wrong)):
+                load_stage(1).split(wrong)
+        for wrong in ("2", True, 2.0):
+            with self.assertRaisesRegex(TypeError, "split takes a whole number, not"):
+                load_stage(1).split(wrong)
+        with self.assertRaisesRegex(TypeError, "params_dict is a dict of hyperparameters, not list"):
+            load_stage(1).run(params_dict=[1])
+
+    def test_hyperparameters_that_no_stage_has_are_told_once(self):
+        (load_stage,) = self.stages(load)
+        with tracked_job(), self.printed() as lines:
+            load_stage(foundations.Hyperparameter("size")).run(params_dict={"size": 1, "rate": 2, "depth": 3})
+        lines = [line for line in lines if "hyperparameter" in line]
+        what = "no stage has a hyperparameter `depth`, `rate`; it is logged with the job, and used by none"
+        self.assertEqual(lines, ["Foundations WARNING: " + what])
+
     def test_names_and_words(self):
         (load_stage,) = self.stages(load)
         one, two = load_stage(1), load_stage(1)

@@ -19,7 +19,8 @@ _SEARCHES = "foundations: {} belongs to searches over stages, which fnode does n
 # The variable that has stages run in parallel.
 PARALLEL = "FNODE_PARALLEL_STAGES"
 _YES_AND_NO = {"1": True, "true": True, "0": False, "false": False}
-# Containers that are looked through for stages.
+# Containers that are looked through for stages, and how deep.
+_CONTAINERS = (list, tuple, dict)
 _DEPTH_MAX = 32
 
 _numbers = itertools.count()
@@ -85,6 +86,8 @@ class Stage:
         self._caching = False
         self._persisted = False
         self._cache_name: Optional[str] = None
+        for name, value in [*enumerate(args, 1), *kwargs.items()]:
+            _check_ends(value, [], name)
         number = next(_numbers)
         word = "{} {} {}".format(number, self.function_name(), " ".join(one._uuid for one in self._inputs()))
         # The same in every run of the same driver: what was told of two runs can be compared.
@@ -105,14 +108,19 @@ class Stage:
             0), else `parallel_stages` in ``job.config.yaml``, else False. The job runs stages itself and submits those
             that are ready besides as parts of it, on nodes that have their inputs; results go between nodes pickled.
         :returns: the job.
-        :raises ValueError: a hyperparameter has no value.
+        :raises TypeError: `params_dict` is no dict. :raises ValueError: a hyperparameter has no value.
         :raises SubmissionError: the job was not accepted, or the graph cannot be carried; the text says why.
         """
         parallel = is_parallel(kw.pop("parallel", None))
+        if params_dict is not None and not hasattr(params_dict, "items"):
+            raise TypeError("params_dict is a dict of hyperparameters, not {}".format(type(params_dict).__name__))
         params = dict(params_dict or {}, **kw)
         from . import carry, run
 
-        missing = sorted(holes_of(self) - set(params))
+        holes = holes_of(self)
+        if not carry.is_reading():
+            _warn_of_unknown(set(params) - holes)
+        missing = sorted(holes - set(params))
         if missing:
             raise ValueError("hyperparameter `{0}` has no value; give run(params_dict={{{0!r}: …}})".format(missing[0]))
         if run.belongs_here() and not carry.is_reading():
@@ -133,7 +141,14 @@ class Stage:
         return Stage(function, (self, *args), kwargs)
 
     def split(self, num_children: int) -> List[Stage]:
-        """Stages for the first elements of this one's result; what has none fails when it runs."""
+        """Stages for the first elements of this one's result; what has none fails when it runs.
+
+        :raises TypeError: not a whole number. :raises ValueError: below 1.
+        """
+        if isinstance(num_children, bool) or not hasattr(num_children, "__index__"):
+            raise TypeError("split takes a whole number, not {}".format(type(num_children).__name__))
+        if num_children < 1:
+            raise ValueError("split takes how many stages to make, at least 1, not {}".format(num_children))
         return [self[at] for at in range(num_children)]
 
     def persist(self) -> Stage:
@@ -281,6 +296,28 @@ def is_parallel(given: Optional[bool]) -> bool:
     from .. import _job_config
 
     return bool(_job_config.read(os.getcwd()).parallel_stages)
+
+
+def _warn_of_unknown(names: Set[Any]) -> None:
+    from .. import _console
+
+    if names:
+        shown = ", ".join("`{}`".format(name) for name in sorted(map(str, names)))
+        _console.warning("no stage has a hyperparameter {}; it is logged with the job, and used by none".format(shown))
+
+
+def _check_ends(value: Any, holders: List[int], name: Any) -> None:
+    """Refuses what contains itself: stages in it would be looked for without an end."""
+    if type(value) not in _CONTAINERS or len(holders) >= _DEPTH_MAX:
+        return
+    if id(value) in holders:
+        shown = "argument {}".format(name) if isinstance(name, int) else "argument `{}`".format(name)
+        raise TypeError("{} of a stage is a {} that contains itself".format(shown, type(value).__name__))
+    holders.append(id(value))
+    for one in value.values() if type(value) is dict else value:
+        if type(one) in _CONTAINERS:
+            _check_ends(one, holders, name)
+    holders.pop()
 
 
 def _find(value: Any, found: Dict[int, Stage], depth: int) -> None:
