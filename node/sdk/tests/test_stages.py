@@ -414,6 +414,7 @@ class Carried(Case):
     def test_each_run_is_a_job_that_does_what_the_driver_described(self):
         done = self.drive(DRIVER.replace("sum(rows) * scaler.by", "print('result', sum(rows) * scaler.by)"))
         self.assertIn("driver goes on job-1", done.stdout, done.stderr)
+        self.assertIn("Job 'job-1' deployed in project 'default'.", done.stdout + done.stderr)
         self.assertEqual([name for name in os.listdir(self.dir) if name.endswith(".pkl")], [])
         words, done = self.run_job(0)
         self.assertEqual((done.returncode, done.stdout.splitlines()), (0, ["load 3"]), done.stderr)

@@ -91,7 +91,7 @@ def submit(last: Stage, params: Dict[str, Any], job_name: Optional[str], paralle
         job = _submit._launch(request)
     finally:
         os.unlink(path)
-    _console.info("Job '{}' deployed.".format(job.job_name()))
+    _console.info("Job '{}' deployed in project '{}'.".format(job.job_name(), request["project"]))
     return job
 
 
