@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop with a line number")]
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -281,10 +282,13 @@ async fn what_programs_kept_without_a_daemon_is_taken_over() {
         let path = lab.record("one", key);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let beside = path.with_extension("value");
+        let body = if inline { bytes } else { std::fs::write(&beside, bytes).map(|()| &[][..]).unwrap() };
+        let seen = std::fs::metadata(&beside)
+            .ok()
+            .map(|meta| json!({"inode": meta.ino(), "mtime_ns": meta.mtime() * 1_000_000_000 + meta.mtime_nsec()}));
         let line = json!({"v": 1, "key": key, "function": "lab.f", "made_unix_ms": 5, "seconds": 1.5, "user": "ada",
             "project": "p", "node": null, "expires_unix_ms": null, "bytes": bytes.len(), "inline": inline,
-            "blob": null, "path": if inline { None } else { Some(&beside) }});
-        let body = if inline { bytes } else { std::fs::write(&beside, bytes).map(|()| &[][..]).unwrap() };
+            "blob": null, "path": if inline { None } else { Some(&beside) }, "seen": seen});
         std::fs::write(&path, [line.to_string().as_bytes(), b"\n", body].concat()).unwrap();
     };
     keep(&key(1), &small, true);

@@ -258,7 +258,7 @@ fn a_wrong_job_config_is_told_with_file_and_line() {
     let submit = ["submit", "scheduler", dir.to_str().unwrap(), "run.sh"];
     for (text, line) in [
         ("project_name: x\nram: much\n", ":2: `ram` is 'much'; write a number of gigabytes"),
-        ("params: &a {b: 1}\n", ":1: an anchor is not supported here"),
+        ("params: !mine {b: 1}\n", ":1: the tag !mine is not supported; known are "),
         ("worker:\n\tx: 1\n", ":2: "),
         ("worker:\n  image: [a]\n", ":2: worker's `image` is a list; write a text"),
         ("log_level: FOO\n", ":1: `log_level` is 'FOO'; write DEBUG, INFO, WARNING or ERROR"),

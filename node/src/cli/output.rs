@@ -95,7 +95,7 @@ fn clean_cell(cell: Cell, output: &str) -> Cell {
 
 /// A table without frames.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
-    let header: Vec<String> = header.iter().map(|name| name.to_uppercase()).collect();
+    let header: Vec<String> = header.iter().map(|name| clean(name, &[]).to_uppercase()).collect();
     table_as_titled(&header, rows)
 }
 

@@ -262,7 +262,7 @@ mod tests {
         assert_eq!((size_left("0"), size_left("1KiB")), (Ok(ByteSize(0)), Ok(ByteSize(1024))));
         assert!(size("0").is_err() && size_left("").is_err());
         assert_eq!(gpus("2"), Ok(2));
-        assert!(end_point("s3://b/p").is_ok() && end_point("local:///x").is_ok());
+        assert!(end_point("s3://bucket/p").is_ok() && end_point("local:///x").is_ok());
         assert!(end_point("").is_err() && end_point("ftp://x").is_err());
         assert!(gpus("-1").is_err() && gpus("1.5").is_err() && gpus("100000").is_err());
     }

@@ -306,8 +306,8 @@ mod tests {
         let small = fs::read_to_string(files.path(&KEY.to_string())).unwrap();
         files.write(line(70_000), Bytes::Blob(Path::new("/blobs/ce"), SEEN)).unwrap();
         let large = fs::read_to_string(files.path(&KEY.to_string())).unwrap();
-        let samples =
-            [Sample::text("a small value", &line(5), &small), Sample::text("a large one", &line(70_000), &large)];
+        let seen = RecordLine { seen: Some(SEEN), ..line(70_000) };
+        let samples = [Sample::text("a small value", &line(5), &small), Sample::text("a large one", &seen, &large)];
         check("node.ValueRecord", &samples);
     }
 
