@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import socketserver
 import subprocess
 import sys
@@ -22,6 +23,10 @@ PREFIX = "/api/fnode/v1"
 # Seconds that a child may take on a busy machine.
 TIMEOUT_S = 60
 _OURS = ("FNODE_", "FOUNDATIONS_")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has what it starts in the background ignore Ctrl-C, and so would every script of the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Case(unittest.TestCase):
