@@ -307,6 +307,9 @@ async fn what_programs_kept_without_a_daemon_is_taken_over() {
         })
         .await;
         assert_eq!(lab.value("two", &key), Some(value.clone()));
+        // A record that is under way, or was removed while it was, is written when a program asks.
+        let mut program = lab.program("one").await;
+        until(async || program.ask(&key, 0).await == json!({"hit": {}})).await;
         assert_eq!(lab.value("one", &key), Some(value));
     }
     end([two, one]).await;
